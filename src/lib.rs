@@ -1,0 +1,5 @@
+//! `resonate`: a durable-promise server.
+pub mod machine;
+pub mod protocol;
+pub mod store;
+pub mod transport;

@@ -1,0 +1,3 @@
+//! The functional core: what every request and every internal step does to the objects.
+
+pub mod object;

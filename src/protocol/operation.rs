@@ -1,0 +1,160 @@
+//! The typed operations: what a request asks, after parsing and validation (`protocol.md` §8–11).
+//!
+//! [`super::parse`] is the only place that makes them from the wire.
+
+use super::record::{Id, Millis, PromiseState, Tags, TaskState, Value, Verdict};
+
+/// One protocol request.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "variants carry the protocol's names")]
+pub enum Operation {
+    PromiseGet { id: Id },
+    PromiseCreate(PromiseCreate),
+    PromiseSettle(PromiseSettle),
+    PromiseRegisterCallback { awaited: Id, awaiter: Id },
+    PromiseRegisterListener { awaited: Id, address: Id },
+    PromiseSearch(PromiseSearch),
+    TaskGet { id: Id },
+    TaskCreate(TaskCreate),
+    TaskAcquire(TaskAcquire),
+    TaskFence(TaskFence),
+    TaskHeartbeat { pid: Id, tasks: Vec<TaskRef> },
+    TaskSuspend(TaskSuspend),
+    TaskFulfill(TaskFulfill),
+    TaskRelease(TaskRef),
+    TaskHalt { id: Id },
+    TaskContinue { id: Id },
+    TaskSearch(TaskSearch),
+    ScheduleGet { id: Id },
+    ScheduleCreate(ScheduleCreate),
+    ScheduleDelete { id: Id },
+    ScheduleSearch(ScheduleSearch),
+    DebugStart,
+    DebugStop,
+    DebugReset,
+    DebugTick { time: Millis },
+    DebugSnap,
+}
+
+/// `promise.create`, alone, fenced or inside `task.create`.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "fields carry the protocol's names")]
+pub struct PromiseCreate {
+    pub id: Id,
+    pub timeout_at: Millis,
+    pub param: Value,
+    pub tags: Tags,
+}
+
+/// `promise.settle`, alone, fenced or inside `task.fulfill`.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "fields carry the protocol's names")]
+pub struct PromiseSettle {
+    pub id: Id,
+    pub state: Verdict,
+    pub value: Value,
+}
+
+/// `promise.search`: a page of promises by logical state and tags.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "fields carry the protocol's names")]
+pub struct PromiseSearch {
+    pub state: Option<PromiseState>,
+    pub tags: Tags,
+    pub limit: usize,
+    pub cursor: Option<Id>,
+}
+
+/// `task.search`: a page of tasks by viewed state.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "fields carry the protocol's names")]
+pub struct TaskSearch {
+    pub state: Option<TaskState>,
+    pub limit: usize,
+    pub cursor: Option<Id>,
+}
+
+/// `schedule.search`: a page of schedules by their promise tags.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "fields carry the protocol's names")]
+pub struct ScheduleSearch {
+    pub tags: Tags,
+    pub limit: usize,
+    pub cursor: Option<Id>,
+}
+
+/// A task at a version: the claim a worker makes with every task operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "fields carry the protocol's names")]
+pub struct TaskRef {
+    pub id: Id,
+    pub version: i64,
+}
+
+/// `task.create`: create a promise and acquire its task in one step.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "fields carry the protocol's names")]
+pub struct TaskCreate {
+    pub pid: Id,
+    pub ttl: Millis,
+    pub action: PromiseCreate,
+}
+
+/// `task.acquire`.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "fields carry the protocol's names")]
+pub struct TaskAcquire {
+    pub id: Id,
+    pub version: i64,
+    pub pid: Id,
+    pub ttl: Millis,
+}
+
+/// `task.fence`: one promise operation, only while the lease holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskFence {
+    /// The lease that must hold.
+    pub task: TaskRef,
+    /// `action.head.corrId`, if the request gave one.
+    pub corr_id: Option<Id>,
+    /// What to do under it.
+    pub action: FenceAction,
+}
+
+/// What a fence may carry.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "variants carry the protocol's names")]
+pub enum FenceAction {
+    Create(PromiseCreate),
+    Settle(PromiseSettle),
+}
+
+/// `task.suspend`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskSuspend {
+    /// The lease that must hold.
+    pub task: TaskRef,
+    /// The promises to wait for, in the order given, duplicates included (D-06).
+    pub awaited: Vec<Id>,
+}
+
+/// `task.fulfill`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskFulfill {
+    /// The lease that must hold.
+    pub task: TaskRef,
+    /// The verdict on the task's own promise.
+    pub action: PromiseSettle,
+}
+
+/// `schedule.create`.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "fields carry the protocol's names")]
+pub struct ScheduleCreate {
+    pub id: Id,
+    pub cron: Id,
+    pub promise_id: Id,
+    pub promise_timeout: Millis,
+    pub promise_param: Value,
+    pub promise_tags: Tags,
+}

@@ -1,0 +1,284 @@
+//! The storage seam: objects in, objects out, no protocol knowledge.
+//!
+//! A back end keeps objects (promise, task, callbacks, listeners) and schedules, finds them by id and
+//! by a few plain columns, and commits sets of changed objects atomically. Every decision was made
+//! before it is asked to write, and every record it answers is the stored one, unprojected.
+//!
+//! ```text
+//!   lane:   begin -> load* -> commit        one open transaction per lane
+//!   reads:  read, branch, search, due …     committed state only, any number at once
+//! ```
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::machine::object::Object;
+use crate::protocol::record::{Id, Millis, Promise, PromiseState, Schedule, Tags, TaskState};
+
+/// Why a back end did not do what it was asked. Nothing was written unless said so.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Busy, out of space, unreachable: the same call may work later. After a commit the outcome is
+    /// unknown; every operation is safe to repeat.
+    #[error("storage unavailable: {0}")]
+    Unavailable(String),
+    /// The call can never work: a value too large, a constraint broken.
+    #[error("storage refused: {0}")]
+    Refused(String),
+    /// A stored row does not read as what it should be.
+    #[error("corrupt row: {0}")]
+    Corrupt(String),
+    /// The database cannot be used by this server at all (newer schema, held by another server).
+    #[error("{0}")]
+    Unusable(String),
+}
+
+/// Shorthand for results of this seam.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What a batch needs to have in its workspace before it can be decided.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Need {
+    /// Whole objects by id.
+    pub objects: BTreeSet<Id>,
+    /// Preload groups: every promise with this `resonate:branch`.
+    pub branches: BTreeSet<Id>,
+    /// Schedules by id.
+    pub schedules: BTreeSet<Id>,
+    /// Whole objects of all tasks that a process holds acquired.
+    pub pids: BTreeSet<Id>,
+}
+
+impl Need {
+    /// Whether nothing is needed.
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+            && self.branches.is_empty()
+            && self.schedules.is_empty()
+            && self.pids.is_empty()
+    }
+
+    /// Adds all of another need.
+    pub fn extend(&mut self, other: Need) {
+        self.objects.extend(other.objects);
+        self.branches.extend(other.branches);
+        self.schedules.extend(other.schedules);
+        self.pids.extend(other.pids);
+    }
+}
+
+/// What was found of a [`Need`]. Ids that do not exist are simply not there.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// The objects found, those of `need.pids` included.
+    pub objects: Vec<Object>,
+    /// Members of the branches, stored records only, in no particular order.
+    pub branch_members: Vec<Promise>,
+    /// The schedules found.
+    pub schedules: Vec<Schedule>,
+}
+
+/// One changed object: what was loaded (none: it did not exist) and what is to be stored.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// As loaded in this transaction.
+    pub before: Option<Arc<Object>>,
+    /// As decided.
+    pub after: Arc<Object>,
+}
+
+/// One changed schedule; `after` none deletes it.
+#[derive(Clone, Debug)]
+pub struct ScheduleChange {
+    /// Which.
+    pub id: Id,
+    /// As decided.
+    pub after: Option<Arc<Schedule>>,
+}
+
+/// Everything a batch decided, to be committed together or not at all.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// At most one per id.
+    pub objects: Vec<Change>,
+    /// At most one per id.
+    pub schedules: Vec<ScheduleChange>,
+}
+
+impl Changes {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.schedules.is_empty()
+    }
+}
+
+/// A batch's transaction: loads see committed state that no other lane can change before the commit.
+#[async_trait]
+pub trait Transaction: Send {
+    /// Loads what is needed in a constant number of statements, whatever the size of the need.
+    async fn load(&mut self, need: &Need) -> Result<Loaded>;
+
+    /// Makes all changes durable, or none. On return they are on disk as far as the back end's
+    /// durability setting promises, and visible to every later read. A commit without changes is free.
+    async fn commit(self: Box<Self>, changes: &Changes) -> Result<()>;
+}
+
+/// A page of stored promises: ids strictly after `after`, ascending bytewise.
+#[derive(Clone, Debug)]
+pub struct PromisePage {
+    /// Only rows stored in this state, or stored pending with a deadline at or before `or_due`.
+    pub state: Option<PromiseState>,
+    /// See `state`.
+    pub or_due: Option<Millis>,
+    /// Only rows with all these tags.
+    pub tags: Tags,
+    /// Exclusive lower bound.
+    pub after: Option<Id>,
+    /// At most this many rows.
+    pub limit: usize,
+}
+
+/// A page of objects that have a task (callbacks and listeners are left empty).
+#[derive(Clone, Debug)]
+pub struct TaskPage {
+    /// Only tasks stored in this state, or whose promise is stored pending and due at `or_due`.
+    pub state: Option<TaskState>,
+    /// See `state`.
+    pub or_due: Option<Millis>,
+    /// Exclusive lower bound.
+    pub after: Option<Id>,
+    /// At most this many rows.
+    pub limit: usize,
+}
+
+/// A page of schedules.
+#[derive(Clone, Debug)]
+pub struct SchedulePage {
+    /// Only schedules whose promise tags contain all these.
+    pub tags: Tags,
+    /// Exclusive lower bound.
+    pub after: Option<Id>,
+    /// At most this many rows.
+    pub limit: usize,
+}
+
+/// What a deadline is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DeadlineKey {
+    /// A promise's timeout, or its task's lease or retry: one step looks at all three.
+    Promise(Id),
+    /// A schedule's next occurrence.
+    Schedule(Id),
+    /// The next attempt to deliver an `unblock`: promise id, address.
+    Unblock(Id, Id),
+}
+
+/// An instant at which a stored object wants a step.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Deadline {
+    /// Not before this instant.
+    pub at: Millis,
+    /// What to look at.
+    pub key: DeadlineKey,
+}
+
+/// Which queues' task retries and `unblock` attempts a range read covers. A queue is where messages
+/// wait for a poll stream ([`crate::protocol::address::Address::queue`]); messages to other
+/// addresses have none and are always covered.
+#[derive(Clone, Copy, Debug)]
+pub enum Queues<'a> {
+    /// All of them.
+    All,
+    /// Those that somebody listens to.
+    Only(&'a [Id]),
+}
+
+/// Where a page of waiting messages starts: after this (instant, id, address).
+pub type QueueCursor = (Millis, Id, Id);
+
+/// A message that waits in a queue for a stream to open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// A pending task whose latest offer may have met nobody.
+    Execute {
+        /// The task.
+        id: Id,
+        /// Its current version.
+        version: i64,
+        /// Its target.
+        address: Id,
+        /// Its next retry.
+        retry_at: Millis,
+    },
+    /// An `unblock` not yet delivered.
+    Unblock {
+        /// The settled promise.
+        promise: Promise,
+        /// The listener.
+        address: Id,
+        /// Its next attempt.
+        retry_at: Millis,
+    },
+}
+
+/// Everything stored, for `debug.snap`, for the model tests and for tools. Ordered by id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dump {
+    /// All objects.
+    pub objects: Vec<Object>,
+    /// All schedules.
+    pub schedules: Vec<Schedule>,
+}
+
+/// A storage back end.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Starts the transaction of one batch.
+    async fn begin(&self) -> Result<Box<dyn Transaction + '_>>;
+
+    /// Loads objects outside any batch, for reads. Callbacks and listeners are left empty.
+    async fn read(&self, ids: &[Id]) -> Result<Vec<Object>>;
+
+    /// Reads one schedule.
+    async fn read_schedule(&self, id: &str) -> Result<Option<Schedule>>;
+
+    /// Reads a page of promises.
+    async fn promises(&self, page: &PromisePage) -> Result<Vec<Promise>>;
+
+    /// Reads a page of objects with tasks.
+    async fn tasks(&self, page: &TaskPage) -> Result<Vec<Object>>;
+
+    /// Reads a page of schedules.
+    async fn schedules(&self, page: &SchedulePage) -> Result<Vec<Schedule>>;
+
+    /// The earliest deadlines at or before `until`, ascending by instant; at most `limit` of them.
+    /// A promise may appear more than once (timeout and lease).
+    async fn due(&self, until: Millis, queues: Queues<'_>, limit: usize) -> Result<Vec<Deadline>>;
+
+    /// Messages waiting in `queue` whose offer is at or before `now`, after `after`, ascending by
+    /// (retry instant, id, address); at most `limit` of them, `unblock` and `execute` merged.
+    async fn waiting(
+        &self,
+        queue: &str,
+        now: Millis,
+        after: Option<&QueueCursor>,
+        limit: usize,
+    ) -> Result<Vec<Waiting>>;
+
+    /// `unblock` messages enqueued at or before `before`, to be given up: (promise id, address).
+    async fn stale_unblocks(&self, before: Millis, limit: usize) -> Result<Vec<(Id, Id)>>;
+
+    /// Everything, in one consistent read. For debugging and tests: memory grows with the data.
+    async fn dump(&self) -> Result<Dump>;
+
+    /// Deletes everything (`debug.reset`).
+    async fn reset(&self) -> Result<()>;
+
+    /// Whether the back end answers (`GET /ready`).
+    async fn ping(&self) -> Result<()>;
+
+    /// Flushes and closes. Nothing may be asked afterwards.
+    async fn close(&self);
+}

@@ -1,0 +1,75 @@
+//! The transport seam: a transport gets a message and an address, and says whether it was delivered.
+//! It knows nothing of promises.
+//!
+//! [`Transport::send`] never blocks and never fails: what became of the message is told through its
+//! [`Receipt`], exactly once, also when the message is dropped on the way (a stream that closes with
+//! messages still buffered, a task that dies).
+
+use bytes::Bytes;
+
+use crate::protocol::address::Address;
+
+pub mod http_push;
+pub mod poll;
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Acknowledged: a 2xx, or written to an open stream.
+    Delivered,
+    /// Nobody is there to receive it now, or everybody's buffer is full. Costs nothing to wait.
+    Nobody,
+    /// It was tried and failed; try again later.
+    Failed,
+    /// The transport is disabled; nothing will come of trying again.
+    Disabled,
+}
+
+/// The promise to say what became of a message. Dropping it says [`Outcome::Nobody`].
+pub struct Receipt(Option<Box<dyn FnOnce(Outcome) + Send>>);
+
+impl Receipt {
+    /// Calls `report` once, on [`Receipt::report`] or on drop.
+    pub fn new(report: impl FnOnce(Outcome) + Send + 'static) -> Self {
+        Receipt(Some(Box::new(report)))
+    }
+
+    /// Says what became of the message.
+    pub fn report(mut self, outcome: Outcome) {
+        if let Some(report) = self.0.take() {
+            report(outcome);
+        }
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        if let Some(report) = self.0.take() {
+            report(Outcome::Nobody);
+        }
+    }
+}
+
+impl std::fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Receipt")
+    }
+}
+
+/// A message on its way out: JSON on one line, ASCII only (`spec/clients.md`, SSE), the same bytes on
+/// every transport.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Where to.
+    pub address: Address,
+    /// The message.
+    pub body: Bytes,
+    /// Whom to tell.
+    pub receipt: Receipt,
+}
+
+/// A way out.
+pub trait Transport: Send + Sync + 'static {
+    /// Takes a message on. Returns at once.
+    fn send(&self, message: Outgoing);
+}
