@@ -6,3 +6,4 @@
 pub mod address;
 pub mod operation;
 pub mod record;
+pub mod reply;

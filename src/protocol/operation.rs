@@ -4,17 +4,25 @@
 
 use super::record::{Id, Millis, PromiseState, Tags, TaskState, Value, Verdict};
 
-/// One protocol request.
+/// One protocol request, by what serves it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Operation {
+    /// May change objects: decided in a lane.
+    Command(Command),
+    /// Changes nothing: answered from committed state.
+    Query(Query),
+    /// Drives the server itself (`protocol.md` §11).
+    Debug(Debug),
+}
+
+/// A request that may change objects.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "variants carry the protocol's names")]
-pub enum Operation {
-    PromiseGet { id: Id },
+pub enum Command {
     PromiseCreate(PromiseCreate),
     PromiseSettle(PromiseSettle),
     PromiseRegisterCallback { awaited: Id, awaiter: Id },
     PromiseRegisterListener { awaited: Id, address: Id },
-    PromiseSearch(PromiseSearch),
-    TaskGet { id: Id },
     TaskCreate(TaskCreate),
     TaskAcquire(TaskAcquire),
     TaskFence(TaskFence),
@@ -24,16 +32,31 @@ pub enum Operation {
     TaskRelease(TaskRef),
     TaskHalt { id: Id },
     TaskContinue { id: Id },
-    TaskSearch(TaskSearch),
-    ScheduleGet { id: Id },
     ScheduleCreate(ScheduleCreate),
     ScheduleDelete { id: Id },
+}
+
+/// A request that changes nothing.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "variants carry the protocol's names")]
+pub enum Query {
+    PromiseGet { id: Id },
+    PromiseSearch(PromiseSearch),
+    TaskGet { id: Id },
+    TaskSearch(TaskSearch),
+    ScheduleGet { id: Id },
     ScheduleSearch(ScheduleSearch),
-    DebugStart,
-    DebugStop,
-    DebugReset,
-    DebugTick { time: Millis },
-    DebugSnap,
+}
+
+/// A debug request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "variants carry the protocol's names")]
+pub enum Debug {
+    Start,
+    Stop,
+    Reset,
+    Tick { time: Millis },
+    Snap,
 }
 
 /// `promise.create`, alone, fenced or inside `task.create`.

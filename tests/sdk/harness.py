@@ -224,6 +224,11 @@ class Server:
     def kill(self):
         self.process.kill()
 
+    def stop(self, deadline_s):
+        """Ends it politely, which has to succeed with streams open."""
+        self.process.popen.terminate()
+        check_equal(self.process.wait(deadline_s), 0, "exit code of the server after SIGTERM")
+
     def request(self, kind, data):
         """One protocol request: (status, data)."""
         envelope = {"kind": kind, "head": {"corrId": "runner", "version": "2026-04-01"}, "data": data}

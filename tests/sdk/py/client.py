@@ -99,8 +99,6 @@ COMMANDS = {command.__name__: command for command in (rpc, begin, run, get, reso
 
 
 async def execute(resonate: Resonate, command: Answer) -> Answer:
-    if command.get("func") in UNSUPPORTED_FUNCTIONS:
-        return {"unsupported": UNSUPPORTED_FUNCTIONS[command["func"]]}
     try:
         return await COMMANDS[command["cmd"]](resonate, command)
     except (KeyboardInterrupt, SystemExit, asyncio.CancelledError):
@@ -113,9 +111,12 @@ async def main() -> None:
     parser = session.argument_parser()
     parser.add_argument("command", type=json.loads)
     args = parser.parse_args()
-    resonate = session.connect(args)
-    answer = await execute(resonate, args.command)
-    await session.stop(resonate)
+    if (reason := UNSUPPORTED_FUNCTIONS.get(args.command.get("func"))) is not None:
+        answer = {"unsupported": reason}
+    else:
+        resonate = await session.connect(args)
+        answer = await execute(resonate, args.command)
+        await session.stop(resonate)
     print(json.dumps(answer), flush=True)
 
 

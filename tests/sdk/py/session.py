@@ -2,9 +2,9 @@
 
 import argparse
 import asyncio
+import contextlib
 import time
 import uuid
-from collections.abc import Awaitable
 from datetime import timedelta
 
 from resonate.resonate import Resonate
@@ -26,8 +26,8 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def connect(args: argparse.Namespace) -> Resonate:
-    """Starts the SDK with every function registered. Needs a running event loop."""
+async def connect(args: argparse.Namespace) -> Resonate:
+    """Starts the SDK with every function registered."""
     functions.log_to(args.log)
     resonate = Resonate(
         url=args.url,
@@ -36,6 +36,8 @@ def connect(args: argparse.Namespace) -> Resonate:
         ttl=None if args.ttl is None else timedelta(milliseconds=args.ttl),
     )
     functions.register_all(resonate)
+    # The constructor only schedules the start of the network; 0.7.4 refuses requests until that has run.
+    await asyncio.sleep(0)
     return resonate
 
 
@@ -68,11 +70,5 @@ async def _probe(resonate: Resonate) -> None:
 
 async def stop(resonate: Resonate) -> None:
     """Stops the SDK, within bounds: it joins its background work, which may hang when the server is away."""
-    await within(STOP_TIMEOUT_S, resonate.stop())
-
-
-async def within(seconds: float, awaitable: Awaitable[object]) -> None:
-    try:
-        await asyncio.wait_for(awaitable, seconds)
-    except TimeoutError:
-        pass
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(resonate.stop(), STOP_TIMEOUT_S)

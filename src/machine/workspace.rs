@@ -1,0 +1,263 @@
+//! The workspace: the objects a batch was given, as the decisions so far have left them.
+//!
+//! Later operations of a batch see the effects of earlier ones. Ids are *loaded* (present or known to
+//! be absent) or not; deciding over an id that is not loaded is a mistake of the caller, who asks
+//! [`super::missing`] first.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::protocol::record::{Id, Millis, Promise, Schedule};
+use crate::store::{Change, Changes, Loaded, Need, ScheduleChange};
+
+use super::object::Object;
+
+/// A message to be sent once the changes are committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// A task waits to be acquired.
+    Execute {
+        /// The task.
+        id: Id,
+        /// Its version; acquiring it answers one more.
+        version: i64,
+        /// Its promise's target.
+        address: Id,
+        /// Not to be sent before this instant.
+        offer_at: Millis,
+    },
+    /// A promise has settled.
+    Unblock {
+        /// The settled record.
+        promise: Promise,
+        /// The listener.
+        address: Id,
+    },
+}
+
+#[derive(Clone, Debug)]
+struct Slot<T> {
+    before: Option<Arc<T>>,
+    now: Option<Arc<T>>,
+    is_changed: bool,
+}
+
+/// See the module documentation.
+#[derive(Clone, Debug, Default)]
+pub struct Workspace {
+    objects: HashMap<Id, Slot<Object>>,
+    schedules: HashMap<Id, Slot<Schedule>>,
+    /// Members of the loaded branches, kept up to date with `objects`.
+    branches: HashMap<Id, BTreeMap<Id, Promise>>,
+    pids: HashSet<Id>,
+    messages: Vec<Message>,
+}
+
+impl Workspace {
+    /// Takes in what was loaded for `need`. What is there already, and may be changed, stays.
+    pub fn absorb(&mut self, need: &Need, loaded: Loaded) {
+        for object in loaded.objects {
+            let object = Arc::new(object);
+            self.objects
+                .entry(object.promise.id.clone())
+                .or_insert_with(|| Slot {
+                    before: Some(object.clone()),
+                    now: Some(object),
+                    is_changed: false,
+                });
+        }
+        for id in &need.objects {
+            let absent = || Slot {
+                before: None,
+                now: None,
+                is_changed: false,
+            };
+            self.objects.entry(id.clone()).or_insert_with(absent);
+        }
+        for schedule in loaded.schedules {
+            let schedule = Arc::new(schedule);
+            self.schedules
+                .entry(schedule.id.clone())
+                .or_insert_with(|| Slot {
+                    before: Some(schedule.clone()),
+                    now: Some(schedule),
+                    is_changed: false,
+                });
+        }
+        for id in &need.schedules {
+            let absent = || Slot {
+                before: None,
+                now: None,
+                is_changed: false,
+            };
+            self.schedules.entry(id.clone()).or_insert_with(absent);
+        }
+        self.pids.extend(need.pids.iter().cloned());
+        self.absorb_branches(&need.branches, loaded.branch_members);
+    }
+
+    fn absorb_branches(&mut self, branches: &BTreeSet<Id>, members: Vec<Promise>) {
+        if branches.is_empty() {
+            return;
+        }
+        for branch in branches {
+            self.branches.entry(branch.clone()).or_default();
+        }
+        for promise in members {
+            if let Some(group) = promise.tags.branch().and_then(|b| self.branches.get_mut(b)) {
+                group.entry(promise.id.clone()).or_insert(promise);
+            }
+        }
+        // What this batch has changed already is newer than what was loaded.
+        for object in self
+            .objects
+            .values()
+            .filter(|s| s.is_changed)
+            .filter_map(|s| s.now.as_ref())
+        {
+            note_branch(&mut self.branches, &object.promise);
+        }
+    }
+
+    /// Whether the object is loaded: present, or known to be absent.
+    pub fn has(&self, id: &str) -> bool {
+        self.objects.contains_key(id)
+    }
+
+    /// Whether the schedule is loaded.
+    pub fn has_schedule(&self, id: &str) -> bool {
+        self.schedules.contains_key(id)
+    }
+
+    /// Whether the branch is loaded.
+    pub fn has_branch(&self, branch: &str) -> bool {
+        self.branches.contains_key(branch)
+    }
+
+    /// Whether the tasks of the process are loaded.
+    pub fn has_pid(&self, pid: &str) -> bool {
+        self.pids.contains(pid)
+    }
+
+    /// The object, if it exists.
+    pub fn get(&self, id: &str) -> Option<&Arc<Object>> {
+        self.objects.get(id)?.now.as_ref()
+    }
+
+    /// The schedule, if it exists.
+    pub fn schedule(&self, id: &str) -> Option<&Arc<Schedule>> {
+        self.schedules.get(id)?.now.as_ref()
+    }
+
+    /// The members of a loaded branch, stored records, by id.
+    pub fn branch(&self, branch: &str) -> impl Iterator<Item = &Promise> {
+        self.branches
+            .get(branch)
+            .into_iter()
+            .flat_map(BTreeMap::values)
+    }
+
+    /// Ids of all loaded objects whose task the process holds acquired, sorted.
+    pub fn held_by(&self, pid: &str) -> Vec<Id> {
+        let mut ids: Vec<Id> = self
+            .objects
+            .values()
+            .filter_map(|slot| slot.now.as_ref())
+            .filter(|o| {
+                o.task
+                    .as_ref()
+                    .is_some_and(|t| t.pid.as_deref() == Some(pid))
+            })
+            .map(|o| o.promise.id.clone())
+            .collect();
+        ids.sort();
+        ids
+    }
+
+    /// Changes an object in place; does nothing if it does not exist.
+    pub(super) fn update(&mut self, id: &str, change: impl FnOnce(&mut Object)) {
+        let Some(slot) = self.objects.get_mut(id) else {
+            return;
+        };
+        let Some(object) = slot.now.as_mut() else {
+            return;
+        };
+        change(Arc::make_mut(object));
+        slot.is_changed = true;
+        note_branch(&mut self.branches, &object.promise);
+    }
+
+    /// Adds a new object.
+    pub(super) fn insert(&mut self, object: Object) {
+        note_branch(&mut self.branches, &object.promise);
+        let id = object.promise.id.clone();
+        let slot = self.objects.entry(id).or_insert(Slot {
+            before: None,
+            now: None,
+            is_changed: true,
+        });
+        slot.now = Some(Arc::new(object));
+        slot.is_changed = true;
+    }
+
+    /// Stores or deletes a schedule.
+    pub(super) fn put_schedule(&mut self, id: &Id, schedule: Option<Schedule>) {
+        let absent = Slot {
+            before: None,
+            now: None,
+            is_changed: true,
+        };
+        let slot = self.schedules.entry(id.clone()).or_insert(absent);
+        slot.now = schedule.map(Arc::new);
+        slot.is_changed = true;
+    }
+
+    /// Adds a message to be sent after the commit.
+    pub(super) fn send(&mut self, message: Message) {
+        self.messages.push(message);
+    }
+
+    /// Ends the batch: what to commit, and what to send afterwards.
+    pub fn finish(self) -> (Changes, Vec<Message>) {
+        let mut changes = Changes::default();
+        for slot in self.objects.into_values().filter(|slot| slot.is_changed) {
+            if let Some(after) = slot.now.filter(|after| slot.before.as_ref() != Some(after)) {
+                changes.objects.push(Change {
+                    before: slot.before,
+                    after,
+                });
+            }
+        }
+        for (id, slot) in self
+            .schedules
+            .into_iter()
+            .filter(|(_, slot)| slot.is_changed)
+        {
+            if slot.before != slot.now {
+                changes.schedules.push(ScheduleChange {
+                    id,
+                    after: slot.now,
+                });
+            }
+        }
+        // One order whatever the hash seeds were: equal batches write equal bytes.
+        changes
+            .objects
+            .sort_by(|a, b| a.after.promise.id.cmp(&b.after.promise.id));
+        changes.schedules.sort_by(|a, b| a.id.cmp(&b.id));
+        (changes, self.messages)
+    }
+}
+
+fn note_branch(branches: &mut HashMap<Id, BTreeMap<Id, Promise>>, promise: &Promise) {
+    if branches.is_empty() {
+        return;
+    }
+    if let Some(group) = promise
+        .tags
+        .branch()
+        .and_then(|branch| branches.get_mut(branch))
+    {
+        group.insert(promise.id.clone(), promise.clone());
+    }
+}
