@@ -4,6 +4,9 @@
 //! no storage and no transport; everything above imports it, it imports nothing above.
 
 pub mod address;
+pub mod envelope;
 pub mod operation;
+pub mod parse;
 pub mod record;
 pub mod reply;
+mod rules;

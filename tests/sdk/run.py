@@ -257,8 +257,9 @@ def main():
     if not os.access(options.server_bin, os.X_OK):
         print(f"no server at {options.server_bin}: build it, or name it with --server-bin or $RESONATE_BIN")
         return 1
-    # A polite end behaves like Ctrl-C: nothing is left running.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Both ends are orderly: nothing is left running. SIGINT too, because a background job inherits it ignored.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
     report = Report()
     try:
         adapters = set_up([ADAPTERS[name] for name in options.sdk or ADAPTERS], options, report)
