@@ -1,0 +1,318 @@
+//! The imperative shell around the machine: queues, batches, the clock, reads, and the debug switch.
+//!
+//! ```text
+//!   execute(command) ─> lane ─> machine ─> store ─> reply
+//!                                              └──> hooks: messages to the outbox, deadlines to the timers
+//!   execute(query)   ─────────> store (committed state) ─> machine::query ─> reply
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::machine::workspace::Message;
+use crate::machine::{self, Input, Step, query};
+use crate::protocol::operation::{Command, Debug, Operation, Query};
+use crate::protocol::record::{Id, Millis};
+use crate::protocol::reply::Reply;
+use crate::store::{self, Changes, DeadlineKey, Queues, Store};
+
+pub mod clock;
+mod lane;
+mod snap;
+
+use clock::Clock;
+use lane::{Job, Lane};
+
+/// Jobs waiting for a lane. Callers beyond it wait for room.
+const QUEUE_JOBS_MAX: usize = 4096;
+/// Steps taken in one transaction.
+pub const STEPS_MAX: usize = 256;
+/// How long internal steps are held through a storage that is out; the sweep repeats them anyway.
+const STEPS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why the server failed to decide. Nothing is known to have been changed, and every operation is safe
+/// to repeat.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// Out of capacity or storage for longer than a request may be held: 503.
+    #[error("Service unavailable: {0}")]
+    Unavailable(String),
+    /// The storage refused, or a defect: 500.
+    #[error("Internal error: {0}")]
+    Internal(String),
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        match error {
+            store::Error::Unavailable(reason) => Error::Unavailable(reason),
+            error => Error::Internal(error.to_string()),
+        }
+    }
+}
+
+/// Who wants to know what was committed. Called by the lane, after the replies; must not block.
+pub trait Hooks: Send + Sync + 'static {
+    /// Objects and schedules changed.
+    fn committed(&self, changes: &Changes);
+
+    /// Messages are due.
+    fn emit(&self, messages: Vec<Message>);
+
+    /// Everything was deleted (`debug.reset`).
+    fn reset(&self);
+
+    /// Background work was paused or resumed (`debug.start`, `debug.stop`).
+    fn paused(&self, is_paused: bool);
+
+    /// Messages not yet handed to a transport because background work is paused.
+    fn held(&self) -> Vec<Message>;
+}
+
+/// How an engine is set up.
+pub struct Options {
+    /// The storage back end.
+    pub store: Arc<dyn Store>,
+    /// The source of `now`.
+    pub clock: Arc<Clock>,
+    /// What the machine reads.
+    pub config: machine::Config,
+    /// Who is told of commits.
+    pub hooks: Arc<dyn Hooks>,
+    /// How long a request may be held through a stall.
+    pub request_deadline: Duration,
+}
+
+/// The engine. All its methods may be called at once from any number of tasks.
+pub struct Engine {
+    store: Arc<dyn Store>,
+    clock: Arc<Clock>,
+    hooks: Arc<dyn Hooks>,
+    request_deadline: Duration,
+    lane: std::sync::Mutex<Option<mpsc::Sender<Job>>>,
+    lane_task: std::sync::Mutex<Option<JoinHandle<()>>>,
+    is_paused: AtomicBool,
+    resumed: Notify,
+}
+
+impl Engine {
+    /// Starts the lanes.
+    pub fn start(options: Options) -> Arc<Engine> {
+        let (sender, receiver) = mpsc::channel(QUEUE_JOBS_MAX);
+        let lane = Lane {
+            store: options.store.clone(),
+            clock: options.clock.clone(),
+            config: options.config,
+            hooks: options.hooks.clone(),
+        };
+        Arc::new(Engine {
+            store: options.store,
+            clock: options.clock,
+            hooks: options.hooks,
+            request_deadline: options.request_deadline,
+            lane: std::sync::Mutex::new(Some(sender)),
+            lane_task: std::sync::Mutex::new(Some(tokio::spawn(lane.run(receiver)))),
+            is_paused: AtomicBool::new(false),
+            resumed: Notify::new(),
+        })
+    }
+
+    /// Executes one operation of `bytes` payload; `debug_time` is the `now` that a debug request
+    /// brought along. The reply is given once everything it rests on is durable.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn execute(
+        &self,
+        operation: Operation,
+        debug_time: Option<Millis>,
+        bytes: usize,
+    ) -> Result<Reply, Error> {
+        match operation {
+            Operation::Command(command) => self.command(command, debug_time, bytes).await,
+            Operation::Query(query) => {
+                let now = debug_time.unwrap_or_else(|| self.clock.read_now());
+                self.query(query, now).await
+            }
+            Operation::Debug(debug) => self.debug(debug).await,
+        }
+    }
+
+    async fn command(
+        &self,
+        command: Command,
+        now: Option<Millis>,
+        bytes: usize,
+    ) -> Result<Reply, Error> {
+        let deadline = Instant::now() + self.request_deadline;
+        let replies = self.submit(vec![Input::Request(command)], now, bytes, deadline).await?;
+        replies.into_iter().next().ok_or_else(|| Error::Internal("no reply".to_owned()))
+    }
+
+    /// Takes internal steps, in one transaction, at the current instant.
+    ///
+    /// # Errors
+    /// See [`Error`]; the steps are still due then, and a sweep finds them again.
+    pub async fn step(&self, steps: Vec<Step>) -> Result<(), Error> {
+        self.step_at(steps, None).await
+    }
+
+    async fn step_at(&self, steps: Vec<Step>, now: Option<Millis>) -> Result<(), Error> {
+        let inputs = steps.into_iter().map(Input::Step).collect();
+        self.submit(inputs, now, 0, Instant::now() + STEPS_PATIENCE).await?;
+        Ok(())
+    }
+
+    async fn submit(
+        &self,
+        inputs: Vec<Input>,
+        now: Option<Millis>,
+        bytes: usize,
+        deadline: Instant,
+    ) -> Result<Vec<Reply>, Error> {
+        let lane = lock(&self.lane).clone();
+        let lane = lane.ok_or_else(|| Error::Unavailable("the server is stopping".to_owned()))?;
+        let (reply, answer) = oneshot::channel();
+        let job = Job { inputs, now, bytes, deadline, reply };
+        let outcome = tokio::time::timeout_at(deadline, async {
+            let is_sent = lane.send(job).await.is_ok();
+            if is_sent { answer.await.ok() } else { None }
+        });
+        match outcome.await {
+            Ok(Some(result)) => result,
+            Ok(None) => Err(Error::Unavailable("the server is stopping".to_owned())),
+            Err(_) => Err(Error::Unavailable(
+                "the storage did not answer in time; the request is safe to repeat".to_owned(),
+            )),
+        }
+    }
+
+    async fn query(&self, query: Query, now: Millis) -> Result<Reply, Error> {
+        Ok(match query {
+            Query::PromiseGet { id } => query::promise(self.read(id).await?.as_ref(), now),
+            Query::TaskGet { id } => query::task(self.read(id).await?.as_ref(), now),
+            Query::ScheduleGet { id } => query::schedule(self.store.read_schedule(&id).await?),
+            Query::PromiseSearch(op) => {
+                let mut search = query::Promises::new(&op, now);
+                while let Some(page) = search.page() {
+                    search.take(self.store.promises(&page).await?);
+                }
+                search.finish()
+            }
+            Query::TaskSearch(op) => {
+                let mut search = query::Tasks::new(&op, now);
+                while let Some(page) = search.page() {
+                    search.take(self.store.tasks(&page).await?);
+                }
+                search.finish()
+            }
+            Query::ScheduleSearch(op) => {
+                let mut search = query::Schedules::new(&op);
+                while let Some(page) = search.page() {
+                    search.take(self.store.schedules(&page).await?);
+                }
+                search.finish()
+            }
+        })
+    }
+
+    async fn read(&self, id: Id) -> Result<Option<machine::object::Object>, Error> {
+        Ok(self.store.read(&[id]).await?.pop())
+    }
+
+    async fn debug(&self, debug: Debug) -> Result<Reply, Error> {
+        match debug {
+            Debug::Start => self.set_paused(true),
+            Debug::Stop => self.set_paused(false),
+            Debug::Reset => {
+                self.store.reset().await?;
+                self.hooks.reset();
+            }
+            Debug::Tick { time } => {
+                self.tick(time).await?;
+                return Ok(Reply::Ticked);
+            }
+            Debug::Snap => {
+                let dump = self.store.dump().await?;
+                return Ok(Reply::Snap(snap::snap(&dump, &self.hooks.held())));
+            }
+        }
+        Ok(Reply::Done)
+    }
+
+    /// One complete pass (`semantics.md` §7): until nothing is due at `time`.
+    async fn tick(&self, time: Millis) -> Result<(), Error> {
+        let mut limit = STEPS_MAX;
+        loop {
+            let due = self.store.due(time, Queues::All, limit).await?;
+            let is_all = due.len() < limit;
+            let steps: Vec<Step> = due
+                .into_iter()
+                .filter_map(|deadline| match deadline.key {
+                    DeadlineKey::Promise(id) => Some(Step::Promise(id)),
+                    DeadlineKey::Schedule(id) => Some(Step::Schedule(id)),
+                    // A tick delivers nothing.
+                    DeadlineKey::Unblock(..) => None,
+                })
+                .collect();
+            match (steps.is_empty(), is_all) {
+                (true, true) => return Ok(()),
+                (true, false) => limit = limit.saturating_mul(2),
+                (false, _) => self.step_at(steps, Some(time)).await?,
+            }
+        }
+    }
+
+    fn set_paused(&self, is_paused: bool) {
+        self.is_paused.store(is_paused, Ordering::SeqCst);
+        self.hooks.paused(is_paused);
+        if !is_paused {
+            self.resumed.notify_waiters();
+        }
+    }
+
+    /// Whether background work is paused (`debug.start`).
+    pub fn is_paused(&self) -> bool {
+        self.is_paused.load(Ordering::SeqCst)
+    }
+
+    /// Returns once background work is not paused.
+    pub async fn until_resumed(&self) {
+        loop {
+            let resumed = self.resumed.notified();
+            if !self.is_paused() {
+                return;
+            }
+            resumed.await;
+        }
+    }
+
+    /// The store, for the drivers' range reads.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Arc<Clock> {
+        &self.clock
+    }
+
+    /// Stops the lanes once what is queued has been answered, and closes the store.
+    pub async fn stop(&self) {
+        drop(lock(&self.lane).take());
+        let task = lock(&self.lane_task).take();
+        if let Some(task) = task {
+            let _ = task.await;
+        }
+        self.store.close().await;
+    }
+}
+
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
