@@ -3,6 +3,8 @@
 //! Parsed by hand: generic URL libraries fold the host to lower case or keep percent-escapes, and
 //! then miss the group that a worker registered under. An address is stored and echoed unchanged.
 
+use std::borrow::Cow;
+
 use percent_encoding::percent_decode_str;
 
 use super::record::Id;
@@ -121,8 +123,17 @@ pub fn unicast_queue(group: &str, id: &str) -> Id {
 
 /// Whether a segment of an address names the decoded path segment of a connection: raw or decoded.
 pub fn names(segment: &str, connection: &str) -> bool {
-    segment == connection
-        || (segment.contains('%') && percent_decode_str(segment).decode_utf8_lossy() == connection)
+    spellings(segment).any(|spelling| spelling == connection)
+}
+
+/// The decoded path segments of connections that a segment of an address names: one, or two different
+/// ones where it contains percent-escapes.
+pub fn spellings(segment: &str) -> impl Iterator<Item = Cow<'_, str>> {
+    let decoded = segment
+        .contains('%')
+        .then(|| percent_decode_str(segment).decode_utf8_lossy())
+        .filter(|decoded| decoded != segment);
+    std::iter::once(Cow::Borrowed(segment)).chain(decoded)
 }
 
 /// Decodes until nothing changes, so that every spelling that [`names`] accepts shares one queue.

@@ -1,0 +1,499 @@
+//! The table of open connections: who listens where, and what is queued for each.
+//!
+//! Owns the routing rules (`transports.md` §3) and the buffers. Synchronous and pure but for the random
+//! choice; it sits behind the hub's lock, so it must never run foreign code: receipts and wakers are
+//! handed out for the caller to report, wake or drop once the lock is released.
+//!
+//! ```text
+//!   register -> linked --unlink--> leaving --remove--> gone        remove works from either state
+//!               routed to          only drained
+//! ```
+//!
+//! A group keeps its members with room in front of those without, so that one random index chooses
+//! uniformly among the former, however many there are of either.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::task::Waker;
+
+use super::Queues;
+use crate::protocol::address::{Address, Cast, Poll, anycast_queue, spellings, unicast_queue};
+use crate::protocol::record::Id;
+use crate::transport::Outgoing;
+
+/// Names a connection; a newer one has a greater key.
+pub(super) type Key = u64;
+
+/// All connections of a hub.
+pub(super) struct Table {
+    buffer_size: usize,
+    last_key: Key,
+    seats: HashMap<Key, Seat>,
+    groups: HashMap<Arc<str>, Group>,
+    /// How many linked connections serve each queue.
+    queues: HashMap<Id, usize>,
+    /// The keys of `queues`, unless they changed since somebody asked.
+    listened: Option<Arc<[Id]>>,
+    linked: usize,
+}
+
+struct Seat {
+    group: Arc<str>,
+    id: Arc<str>,
+    queues: Queues,
+    buffer: VecDeque<Outgoing>,
+    waker: Option<Waker>,
+    /// Index among the members of its group; none once unlinked.
+    place: Option<usize>,
+    /// A unicast found the buffer full.
+    has_refused: bool,
+}
+
+#[derive(Default)]
+struct Group {
+    /// `members[..roomy]` have room, the others are full.
+    members: Vec<Key>,
+    roomy: usize,
+    /// Never an empty list; the newest last.
+    by_id: HashMap<Arc<str>, Vec<Key>>,
+    /// An anycast found every member full.
+    has_refused: bool,
+}
+
+/// What became of a message that was offered.
+pub(super) enum Routed {
+    /// In a connection's buffer; wake its stream.
+    Queued(Option<Waker>),
+    /// Nobody suitable, or nobody with room.
+    Nobody(Outgoing),
+}
+
+/// The answer to a stream that asks for its next message.
+pub(super) struct Taken {
+    pub message: Option<Outgoing>,
+    /// No message will be queued any more.
+    pub is_leaving: bool,
+    /// Messages were refused, and now there is room.
+    pub room: Option<Queues>,
+    /// The waker that was replaced, to be dropped.
+    _stale: Option<Waker>,
+}
+
+/// What a connection leaves behind.
+#[derive(Default)]
+pub(super) struct Left {
+    pub buffer: VecDeque<Outgoing>,
+    /// Messages were refused by it that another may take.
+    pub room: Option<Queues>,
+    _waker: Option<Waker>,
+}
+
+impl Table {
+    pub fn new(buffer_size: usize) -> Table {
+        Table {
+            buffer_size,
+            last_key: 0,
+            seats: HashMap::new(),
+            groups: HashMap::new(),
+            queues: HashMap::new(),
+            listened: None,
+            linked: 0,
+        }
+    }
+
+    /// Connections that messages are routed to.
+    pub fn linked(&self) -> usize {
+        self.linked
+    }
+
+    pub fn is_listened(&self, queue: &str) -> bool {
+        self.queues.contains_key(queue)
+    }
+
+    pub fn listened(&mut self) -> Arc<[Id]> {
+        let queues = &self.queues;
+        Arc::clone(
+            self.listened
+                .get_or_insert_with(|| queues.keys().cloned().collect()),
+        )
+    }
+
+    pub fn register(&mut self, group: &str, id: &str) -> (Key, Queues) {
+        self.last_key += 1;
+        let key = self.last_key;
+        let group_name = match self.groups.get_key_value(group) {
+            Some((name, _)) => Arc::clone(name),
+            None => Arc::from(group),
+        };
+        let members = self.groups.entry(Arc::clone(&group_name)).or_default();
+        let id = match members.by_id.get_key_value(id) {
+            Some((id, _)) => Arc::clone(id),
+            None => Arc::from(id),
+        };
+        members.by_id.entry(Arc::clone(&id)).or_default().push(key);
+
+        let queues = [anycast_queue(group), unicast_queue(group, &id)];
+        for queue in &queues {
+            if let Some(count) = self.queues.get_mut(queue) {
+                *count += 1;
+            } else {
+                self.queues.insert(Arc::clone(queue), 1);
+                self.listened = None;
+            }
+        }
+        let place = members.members.len();
+        members.members.push(key);
+        self.seats.insert(
+            key,
+            Seat {
+                group: group_name,
+                id,
+                queues: queues.clone(),
+                buffer: VecDeque::new(),
+                waker: None,
+                place: Some(place),
+                has_refused: false,
+            },
+        );
+        swap(&mut members.members, &mut self.seats, place, members.roomy);
+        members.roomy += 1;
+        self.linked += 1;
+        (key, queues)
+    }
+
+    /// Queues a message for the connection that its address chooses.
+    pub fn route(&mut self, message: Outgoing) -> Routed {
+        let chosen = match &message.address {
+            Address::Poll(poll) => self.choose(poll),
+            _ => None,
+        };
+        match chosen {
+            Some(key) => self.push(key, message),
+            None => Routed::Nobody(message),
+        }
+    }
+
+    /// Takes the next message of a connection; leaves the waker if there is none.
+    pub fn take(&mut self, key: Key, waker: &Waker) -> Taken {
+        let mut taken = Taken {
+            message: None,
+            is_leaving: true,
+            room: None,
+            _stale: None,
+        };
+        let Some(seat) = self.seats.get_mut(&key) else {
+            return taken;
+        };
+        taken.is_leaving = seat.place.is_none();
+        taken.message = seat.buffer.pop_front();
+        if taken.message.is_none() {
+            // A burst must not leave its allocation behind in an idle connection.
+            seat.buffer = VecDeque::new();
+            if !seat
+                .waker
+                .as_ref()
+                .is_some_and(|known| known.will_wake(waker))
+            {
+                taken._stale = seat.waker.replace(waker.clone());
+            }
+            return taken;
+        }
+        let Some(place) = seat.place else {
+            return taken;
+        };
+        let Some(group) = self.groups.get_mut(&seat.group) else {
+            return taken;
+        };
+        let length = seat.buffer.len();
+        if length <= self.buffer_size / 2 && (seat.has_refused || group.has_refused) {
+            seat.has_refused = false;
+            group.has_refused = false;
+            taken.room = Some(seat.queues.clone());
+        }
+        if length + 1 == self.buffer_size {
+            swap(&mut group.members, &mut self.seats, place, group.roomy);
+            group.roomy += 1;
+        }
+        taken
+    }
+
+    /// Stops routing to a connection; what is queued stays. Answers queues that may be offered again.
+    pub fn unlink(&mut self, key: Key) -> Option<Queues> {
+        let seat = self.seats.get_mut(&key)?;
+        let mut place = seat.place.take()?;
+        let (group_name, id) = (Arc::clone(&seat.group), Arc::clone(&seat.id));
+        let (queues, has_refused) = (seat.queues.clone(), seat.has_refused);
+        self.linked -= 1;
+        for queue in &queues {
+            if let Some(count) = self.queues.get_mut(queue) {
+                *count -= 1;
+                if *count == 0 {
+                    self.queues.remove(queue);
+                    self.listened = None;
+                }
+            }
+        }
+
+        let group = self.groups.get_mut(&group_name)?;
+        if place < group.roomy {
+            group.roomy -= 1;
+            swap(&mut group.members, &mut self.seats, place, group.roomy);
+            place = group.roomy;
+        }
+        let last = group.members.len() - 1;
+        swap(&mut group.members, &mut self.seats, place, last);
+        group.members.pop();
+        if let Some(seat) = self.seats.get_mut(&key) {
+            seat.place = None;
+        }
+        let mut is_last_of_id = true;
+        if let Some(keys) = group.by_id.get_mut(&id) {
+            keys.retain(|other| *other != key);
+            is_last_of_id = keys.is_empty();
+        }
+        if is_last_of_id {
+            group.by_id.remove(&id);
+        }
+        if group.members.is_empty() {
+            self.groups.remove(&group_name);
+        }
+        // What it refused as the newest of its id, the next newest may have room for.
+        (has_refused && !is_last_of_id).then_some(queues)
+    }
+
+    /// Forgets a connection.
+    pub fn remove(&mut self, key: Key) -> Left {
+        let room = self.unlink(key);
+        match self.seats.remove(&key) {
+            Some(seat) => Left {
+                buffer: seat.buffer,
+                room,
+                _waker: seat.waker,
+            },
+            None => Left::default(),
+        }
+    }
+
+    /// Stops routing to everybody; what is queued stays. Answers whom to wake.
+    pub fn unlink_all(&mut self) -> Vec<Waker> {
+        self.groups.clear();
+        self.queues.clear();
+        self.listened = None;
+        self.linked = 0;
+        let seats = self.seats.values_mut();
+        seats
+            .filter_map(|seat| {
+                seat.place = None;
+                seat.waker.take()
+            })
+            .collect()
+    }
+
+    fn choose(&mut self, poll: &Poll) -> Option<Key> {
+        match (poll.cast, &poll.id) {
+            (Cast::Uni, Some(id)) => {
+                let key = self.newest(&poll.group, id)?;
+                let has_room = self.has_room(key);
+                if !has_room && let Some(seat) = self.seats.get_mut(&key) {
+                    seat.has_refused = true;
+                }
+                has_room.then_some(key)
+            }
+            (Cast::Uni, None) => None,
+            (Cast::Any, Some(id)) => {
+                let preferred = self
+                    .newest(&poll.group, id)
+                    .filter(|key| self.has_room(*key));
+                preferred.or_else(|| self.any(&poll.group))
+            }
+            (Cast::Any, None) => self.any(&poll.group),
+        }
+    }
+
+    fn newest(&self, group: &str, id: &str) -> Option<Key> {
+        spellings(group)
+            .filter_map(|group| self.groups.get(&*group))
+            .flat_map(|group| spellings(id).filter_map(|id| group.by_id.get(&*id)?.last()))
+            .max()
+            .copied()
+    }
+
+    fn any(&mut self, group: &str) -> Option<Key> {
+        let roomy = |table: &Table, name: &str| table.groups.get(name).map_or(0, |g| g.roomy);
+        let total: usize = spellings(group).map(|name| roomy(self, &name)).sum();
+        if total == 0 {
+            for name in spellings(group) {
+                if let Some(group) = self.groups.get_mut(&*name) {
+                    group.has_refused = true;
+                }
+            }
+            return None;
+        }
+        let mut index = fastrand::usize(..total);
+        for name in spellings(group) {
+            let here = roomy(self, &name);
+            if index < here {
+                return self.groups.get(&*name)?.members.get(index).copied();
+            }
+            index -= here;
+        }
+        None
+    }
+
+    fn has_room(&self, key: Key) -> bool {
+        self.seats
+            .get(&key)
+            .is_some_and(|seat| seat.buffer.len() < self.buffer_size)
+    }
+
+    fn push(&mut self, key: Key, message: Outgoing) -> Routed {
+        let Some(seat) = self.seats.get_mut(&key) else {
+            return Routed::Nobody(message);
+        };
+        seat.buffer.push_back(message);
+        let waker = seat.waker.take();
+        if seat.buffer.len() == self.buffer_size
+            && let Some(place) = seat.place
+            && let Some(group) = self.groups.get_mut(&seat.group)
+        {
+            group.roomy -= 1;
+            swap(&mut group.members, &mut self.seats, place, group.roomy);
+        }
+        Routed::Queued(waker)
+    }
+}
+
+/// Exchanges two members of a group.
+fn swap(members: &mut [Key], seats: &mut HashMap<Key, Seat>, a: usize, b: usize) {
+    if a == b {
+        return;
+    }
+    members.swap(a, b);
+    for place in [a, b] {
+        if let Some(seat) = seats.get_mut(&members[place]) {
+            seat.place = Some(place);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::address::Rules;
+    use crate::transport::Receipt;
+
+    impl Table {
+        fn check(&self) {
+            let mut linked = 0;
+            for (name, group) in &self.groups {
+                assert!(!group.members.is_empty());
+                for (place, key) in group.members.iter().enumerate() {
+                    let seat = &self.seats[key];
+                    assert_eq!((seat.place, &seat.group), (Some(place), name));
+                    assert_eq!(place < group.roomy, self.has_room(*key));
+                    assert!(group.by_id[&seat.id].contains(key));
+                    assert!(seat.queues.iter().all(|queue| self.is_listened(queue)));
+                }
+                let by_id: usize = group.by_id.values().map(Vec::len).sum();
+                assert_eq!(by_id, group.members.len());
+                assert!(
+                    group
+                        .by_id
+                        .values()
+                        .all(|keys| keys.is_sorted() && !keys.is_empty())
+                );
+                linked += group.members.len();
+            }
+            assert_eq!(linked, self.linked);
+            assert_eq!(self.queues.values().sum::<usize>(), 2 * linked);
+            let places = self.seats.values().filter(|seat| seat.place.is_some());
+            assert_eq!(places.count(), linked);
+            assert!(
+                self.listened
+                    .as_ref()
+                    .is_none_or(|known| known.len() == self.queues.len())
+            );
+        }
+
+        fn queued(&self) -> usize {
+            self.seats.values().map(|seat| seat.buffer.len()).sum()
+        }
+    }
+
+    fn message(address: &str) -> Outgoing {
+        Outgoing {
+            address: Address::parse(address, &Rules::default()).unwrap(),
+            body: Bytes::new(),
+            receipt: Receipt::new(|_| ()),
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Register(&'static str, &'static str),
+        Route(&'static str),
+        Take(usize),
+        Unlink(usize),
+        Remove(usize),
+        Listened,
+        UnlinkAll,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let groups = || prop::sample::select(vec!["g", "h x", "h%20x"]);
+        let addresses = vec![
+            "poll://any@g",
+            "poll://any@g/a",
+            "poll://uni@g/a",
+            "poll://any@h%20x",
+            "poll://uni@h%20x/b",
+            "poll://uni@nobody/a",
+        ];
+        prop_oneof![
+            4 => (groups(), prop::sample::select(vec!["a", "b"]))
+                .prop_map(|(group, id)| Step::Register(group, id)),
+            12 => prop::sample::select(addresses).prop_map(Step::Route),
+            10 => (0..16_usize).prop_map(Step::Take),
+            1 => (0..16_usize).prop_map(Step::Unlink),
+            2 => (0..16_usize).prop_map(Step::Remove),
+            1 => Just(Step::Listened),
+            1 => prop::bool::weighted(0.05)
+                .prop_map(|all| if all { Step::UnlinkAll } else { Step::Listened }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_message_is_in_one_place_and_the_indexes_agree(
+            buffer_size in 1..4_usize,
+            steps in prop::collection::vec(step(), 1..120),
+        ) {
+            let mut table = Table::new(buffer_size);
+            let mut keys = Vec::new();
+            let mut queued = 0;
+            for step in steps {
+                let pick = |index: usize| keys.get(index % keys.len().max(1)).copied().unwrap_or(0);
+                match step {
+                    Step::Register(group, id) => keys.push(table.register(group, id).0),
+                    Step::Route(address) => match table.route(message(address)) {
+                        Routed::Queued(_) => queued += 1,
+                        Routed::Nobody(_) => {}
+                    },
+                    Step::Take(index) => {
+                        let taken = table.take(pick(index), Waker::noop());
+                        queued -= usize::from(taken.message.is_some());
+                    }
+                    Step::Unlink(index) => drop(table.unlink(pick(index))),
+                    Step::Remove(index) => queued -= table.remove(pick(index)).buffer.len(),
+                    Step::Listened => prop_assert_eq!(table.listened().len(), table.queues.len()),
+                    Step::UnlinkAll => drop(table.unlink_all()),
+                }
+                table.check();
+                prop_assert_eq!(table.queued(), queued);
+            }
+        }
+    }
+}
