@@ -1,4 +1,5 @@
 //! `resonate`: a durable-promise server.
+pub mod driver;
 pub mod engine;
 pub mod machine;
 pub mod protocol;

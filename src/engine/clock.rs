@@ -32,12 +32,21 @@ struct State {
 impl Clock {
     /// The wall clock.
     pub fn system() -> Self {
-        Clock { source: Source::System, state: Mutex::default() }
+        Clock {
+            source: Source::System,
+            state: Mutex::default(),
+        }
     }
 
     /// A clock that stands still until [`Clock::set`], for tests.
     pub fn manual(now: Millis) -> Self {
-        Clock { source: Source::Manual, state: Mutex::new(State { last: now, ..State::default() }) }
+        Clock {
+            source: Source::Manual,
+            state: Mutex::new(State {
+                last: now,
+                ..State::default()
+            }),
+        }
     }
 
     /// Moves a manual clock; it does not go back.
@@ -82,7 +91,9 @@ impl Clock {
 
 #[allow(clippy::disallowed_methods, reason = "this is the one place")]
 fn wall_ms() -> Millis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
 }
 

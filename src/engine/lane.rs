@@ -94,7 +94,10 @@ impl Lane {
 
     async fn serve(&self, batch: Vec<Job>) {
         // A caller that has gone away was never acknowledged: nothing needs to happen.
-        let batch: Vec<Job> = batch.into_iter().filter(|job| !job.reply.is_closed()).collect();
+        let batch: Vec<Job> = batch
+            .into_iter()
+            .filter(|job| !job.reply.is_closed())
+            .collect();
         let mut open = VecDeque::from([batch]);
         while let Some(mut batch) = open.pop_front() {
             if batch.is_empty() {
@@ -118,7 +121,11 @@ impl Lane {
 
     /// Commits a batch, holding on through a storage that is out for a short while.
     async fn commit(&self, batch: &[Job]) -> Result<Committed, Failure> {
-        let deadline = batch.iter().map(|job| job.deadline).min().unwrap_or_else(Instant::now);
+        let deadline = batch
+            .iter()
+            .map(|job| job.deadline)
+            .min()
+            .unwrap_or_else(Instant::now);
         let mut pause = RETRY_PAUSE_MIN;
         loop {
             match self.attempt(batch).await {
@@ -152,7 +159,11 @@ impl Lane {
         }
         let (changes, messages) = ws.finish();
         tx.commit(&changes).await?;
-        Ok(Committed { replies, changes, messages })
+        Ok(Committed {
+            replies,
+            changes,
+            messages,
+        })
     }
 
     /// Loads what all inputs look at, as far as it can be told before any is decided: a constant
@@ -178,8 +189,9 @@ impl Lane {
 
     fn decide(&self, input: &Input, now: Millis, ws: &mut Workspace) -> Result<Reply, Failure> {
         // The workspace is dropped with the attempt: a half-made decision is never committed.
-        let decided =
-            catch_unwind(AssertUnwindSafe(|| machine::decide(input, now, ws, &self.config)));
+        let decided = catch_unwind(AssertUnwindSafe(|| {
+            machine::decide(input, now, ws, &self.config)
+        }));
         decided.map_err(|_| Failure::Panic)
     }
 

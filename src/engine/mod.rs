@@ -150,8 +150,13 @@ impl Engine {
         bytes: usize,
     ) -> Result<Reply, Error> {
         let deadline = Instant::now() + self.request_deadline;
-        let replies = self.submit(vec![Input::Request(command)], now, bytes, deadline).await?;
-        replies.into_iter().next().ok_or_else(|| Error::Internal("no reply".to_owned()))
+        let replies = self
+            .submit(vec![Input::Request(command)], now, bytes, deadline)
+            .await?;
+        replies
+            .into_iter()
+            .next()
+            .ok_or_else(|| Error::Internal("no reply".to_owned()))
     }
 
     /// Takes internal steps, in one transaction, at the current instant.
@@ -164,7 +169,8 @@ impl Engine {
 
     async fn step_at(&self, steps: Vec<Step>, now: Option<Millis>) -> Result<(), Error> {
         let inputs = steps.into_iter().map(Input::Step).collect();
-        self.submit(inputs, now, 0, Instant::now() + STEPS_PATIENCE).await?;
+        self.submit(inputs, now, 0, Instant::now() + STEPS_PATIENCE)
+            .await?;
         Ok(())
     }
 
@@ -178,7 +184,13 @@ impl Engine {
         let lane = lock(&self.lane).clone();
         let lane = lane.ok_or_else(|| Error::Unavailable("the server is stopping".to_owned()))?;
         let (reply, answer) = oneshot::channel();
-        let job = Job { inputs, now, bytes, deadline, reply };
+        let job = Job {
+            inputs,
+            now,
+            bytes,
+            deadline,
+            reply,
+        };
         let outcome = tokio::time::timeout_at(deadline, async {
             let is_sent = lane.send(job).await.is_ok();
             if is_sent { answer.await.ok() } else { None }
@@ -314,5 +326,7 @@ impl Engine {
 }
 
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -17,7 +17,15 @@ pub(super) fn snap(dump: &Dump, held: &[Message]) -> Snap {
         add(&mut snap, object);
     }
     for message in held {
-        let Message::Execute { id, version, address, .. } = message else { continue };
+        let Message::Execute {
+            id,
+            version,
+            address,
+            ..
+        } = message
+        else {
+            continue;
+        };
         // Acquiring a task withdraws the message that offered it.
         let is_current = dump.objects.iter().any(|object| {
             object.promise.id == *id
@@ -29,7 +37,10 @@ pub(super) fn snap(dump: &Dump, held: &[Message]) -> Snap {
         if is_current {
             let task = json!({"id": id, "version": version});
             let message = json!({"kind": "execute", "head": {}, "data": {"task": task}});
-            snap.messages.push(MessageEntry { address: address.clone(), message });
+            snap.messages.push(MessageEntry {
+                address: address.clone(),
+                message,
+            });
         }
     }
     snap
@@ -39,19 +50,30 @@ fn add(snap: &mut Snap, object: &Object) {
     let id = &object.promise.id;
     snap.promises.push(object.promise.clone());
     if object.armed && object.promise.state == PromiseState::Pending {
-        snap.promise_timeouts
-            .push(PromiseTimeout { id: id.clone(), timeout: object.promise.timeout_at });
+        snap.promise_timeouts.push(PromiseTimeout {
+            id: id.clone(),
+            timeout: object.promise.timeout_at,
+        });
     }
     for awaiter in &object.callbacks {
-        snap.callbacks.push(Callback { awaiter: awaiter.clone(), awaited: id.clone() });
+        snap.callbacks.push(Callback {
+            awaiter: awaiter.clone(),
+            awaited: id.clone(),
+        });
     }
     for (address, listener) in &object.listeners {
         if listener.enqueued_at.is_none() {
-            snap.listeners.push(ListenerEntry { id: id.clone(), address: address.clone() });
+            snap.listeners.push(ListenerEntry {
+                id: id.clone(),
+                address: address.clone(),
+            });
         } else {
             let data = json!({"promise": object.promise});
             let message = json!({"kind": "unblock", "head": {}, "data": data});
-            snap.messages.push(MessageEntry { address: address.clone(), message });
+            snap.messages.push(MessageEntry {
+                address: address.clone(),
+                message,
+            });
         }
     }
     let Some(task) = &object.task else { return };
@@ -69,6 +91,10 @@ fn add(snap: &mut Snap, object: &Object) {
         TaskState::Suspended | TaskState::Halted | TaskState::Fulfilled => None,
     };
     if let Some((kind, timeout)) = timeout {
-        snap.task_timeouts.push(TaskTimeout { id: id.clone(), kind, timeout });
+        snap.task_timeouts.push(TaskTimeout {
+            id: id.clone(),
+            kind,
+            timeout,
+        });
     }
 }

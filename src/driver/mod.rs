@@ -1,0 +1,72 @@
+//! Background work: timers and the outbox. Woken by commits, by the nearest deadline and by streams
+//! that open; polling only repairs what a crash lost.
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use crate::engine::clock::Clock;
+use crate::engine::{Engine, Hooks};
+use crate::machine::workspace::Message;
+use crate::store::Changes;
+
+pub mod deadlines;
+pub mod outbox;
+pub mod timers;
+
+use outbox::Outbox;
+use timers::Timers;
+
+/// The drivers of one engine, and what the engine tells of its commits.
+pub struct Drivers {
+    /// Deadlines and sweeps.
+    pub timers: Timers,
+    /// Messages.
+    pub outbox: Arc<Outbox>,
+    clock: Arc<Clock>,
+}
+
+impl Drivers {
+    /// Drivers that are not running yet.
+    pub fn new(timers: Timers, outbox: Arc<Outbox>, clock: Arc<Clock>) -> Arc<Self> {
+        Arc::new(Drivers {
+            timers,
+            outbox,
+            clock,
+        })
+    }
+
+    /// Starts them; they run until the set is shut down.
+    pub fn start(self: &Arc<Self>, engine: &Arc<Engine>) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        let (drivers, timed) = (self.clone(), engine.clone());
+        tasks.spawn(async move { drivers.timers.run(&timed, &drivers.outbox).await });
+        let (outbox, engine) = (self.outbox.clone(), engine.clone());
+        tasks.spawn(async move { outbox.run(&engine).await });
+        tasks
+    }
+}
+
+impl Hooks for Drivers {
+    fn committed(&self, changes: &Changes) {
+        self.timers
+            .committed(changes, |queue| self.outbox.is_listened(queue));
+    }
+
+    fn emit(&self, messages: Vec<Message>) {
+        self.outbox.emit(messages, self.clock.now());
+    }
+
+    fn reset(&self) {
+        self.timers.clear();
+        self.outbox.reset();
+    }
+
+    fn paused(&self, is_paused: bool) {
+        self.outbox.set_paused(is_paused, self.clock.now());
+    }
+
+    fn held(&self) -> Vec<Message> {
+        self.outbox.held()
+    }
+}

@@ -1,0 +1,210 @@
+//! Fires what is due: promise timeouts, leases, retries, schedules, repeated `unblock` attempts.
+//!
+//! ```text
+//!   commits ──> deadlines (near future, in memory) ──> steps ──> engine
+//!                   ^
+//!   store ──sweep───┘  at start, every `timeouts.poll_interval`, and when memory ran out of deadlines
+//! ```
+//!
+//! A deadline means *not before*: every step re-checks, so firing twice, late or early is harmless.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::engine::{Engine, Error, STEPS_MAX};
+use crate::machine::Step;
+use crate::protocol::record::{Id, Millis};
+use crate::store::{Changes, DeadlineKey, Queues};
+
+use super::deadlines::{self, Deadlines};
+use super::outbox::Outbox;
+
+/// Deadlines read in one sweep; if there are more, they follow when these are done.
+const SWEEP_MAX: usize = 10_000;
+/// Pause after the storage failed a sweep or a step.
+const FAILURE_PAUSE: Duration = Duration::from_millis(250);
+
+/// How the timers are set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// `timeouts.poll_interval`.
+    pub sweep_interval: Duration,
+    /// `messages.unblock_ttl`: age at which an undelivered `unblock` is given up.
+    pub unblock_ttl_ms: Millis,
+}
+
+/// See the module documentation.
+pub struct Timers {
+    settings: Settings,
+    deadlines: Mutex<Deadlines>,
+    changed: Notify,
+}
+
+impl Timers {
+    /// Timers that know of no deadline yet.
+    pub fn new(settings: Settings) -> Self {
+        Timers {
+            settings,
+            deadlines: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Takes in the deadlines that a commit has set.
+    pub fn committed(&self, changes: &Changes, is_listened: impl Fn(&str) -> bool) {
+        let mut deadlines = self.lock();
+        let found = deadlines::of_changes(changes, |at| deadlines.covers(at), is_listened);
+        let mut is_sooner = false;
+        for deadline in found {
+            is_sooner |= deadlines.insert(deadline);
+        }
+        drop(deadlines);
+        if is_sooner {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Forgets all deadlines (`debug.reset`).
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
+    /// Runs until the task is dropped.
+    pub async fn run(&self, engine: &Engine, outbox: &Arc<Outbox>) {
+        let mut next_sweep = Instant::now();
+        let mut health = Health::default();
+        loop {
+            engine.until_resumed().await;
+            let now = engine.clock().now();
+            let is_used_up = self.lock().is_used_up(now);
+            let result = if is_used_up || Instant::now() >= next_sweep {
+                next_sweep = Instant::now() + self.settings.sweep_interval;
+                self.sweep(engine, outbox, now).await
+            } else {
+                self.fire_due(engine, outbox, now).await
+            };
+            health.note(&result);
+            match result {
+                Ok(true) => {}
+                Ok(false) => self.wait(engine, next_sweep).await,
+                Err(_) => tokio::time::sleep(FAILURE_PAUSE).await,
+            }
+        }
+    }
+
+    /// Sleeps until the next deadline or sweep, or until a commit sets a nearer one. Never longer than
+    /// the sweep interval: the wall clock may jump.
+    async fn wait(&self, engine: &Engine, next_sweep: Instant) {
+        let next_at = self.lock().next_at();
+        let ahead = u64::try_from(next_at.saturating_sub(engine.clock().now())).unwrap_or(0);
+        let until = next_sweep.min(Instant::now() + Duration::from_millis(ahead));
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => {}
+            () = self.changed.notified() => {}
+        }
+    }
+
+    /// Takes the steps that are due, up to a bound. Returns whether there may be more.
+    async fn fire_due(&self, engine: &Engine, outbox: &Outbox, now: Millis) -> Result<bool, Error> {
+        let due = self.lock().take_due(now, STEPS_MAX);
+        if due.is_empty() {
+            return Ok(false);
+        }
+        let steps: Vec<Step> = due
+            .into_iter()
+            .filter_map(|deadline| match deadline.key {
+                DeadlineKey::Promise(id) => Some(Step::Promise(id)),
+                DeadlineKey::Schedule(id) => Some(Step::Schedule(id)),
+                DeadlineKey::Unblock(promise, address) => {
+                    let is_under_way = outbox.is_in_flight(&promise, &address);
+                    (!is_under_way).then_some(Step::UnblockDue { promise, address })
+                }
+            })
+            .collect();
+        if !steps.is_empty() {
+            engine.step(steps).await?;
+        }
+        Ok(true)
+    }
+
+    /// Reads the near deadlines from the store, and gives up what is too old to deliver.
+    async fn sweep(
+        &self,
+        engine: &Engine,
+        outbox: &Arc<Outbox>,
+        now: Millis,
+    ) -> Result<bool, Error> {
+        // Two intervals ahead, so that the next sweep comes before these run out.
+        let ahead = self.settings.sweep_interval.saturating_mul(2) + Duration::from_secs(1);
+        let until = now.saturating_add(Millis::try_from(ahead.as_millis()).unwrap_or(Millis::MAX));
+        // Before reading: what is committed meanwhile is taken in by `committed`.
+        self.lock().cover(until);
+        let queues: Arc<[Id]> = outbox.listened_queues();
+        let due = engine
+            .store()
+            .due(until, Queues::Only(&queues), SWEEP_MAX)
+            .await?;
+        {
+            let mut deadlines = self.lock();
+            if due.len() >= SWEEP_MAX {
+                let last = due.last().map_or(now, |last| last.at);
+                deadlines.shrink(last.saturating_sub(1));
+            }
+            for deadline in due {
+                deadlines.hold(deadline);
+            }
+        }
+        self.give_up_stale(engine, outbox, now).await?;
+        Ok(true)
+    }
+
+    async fn give_up_stale(
+        &self,
+        engine: &Engine,
+        outbox: &Outbox,
+        now: Millis,
+    ) -> Result<(), Error> {
+        let before = now.saturating_sub(self.settings.unblock_ttl_ms);
+        let stale = engine.store().stale_unblocks(before, STEPS_MAX).await?;
+        if stale.is_empty() {
+            return Ok(());
+        }
+        outbox.note_given_up(stale.len());
+        let steps = stale
+            .into_iter()
+            .map(|(promise, address)| Step::UnblockDone { promise, address })
+            .collect();
+        engine.step(steps).await
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Deadlines> {
+        self.deadlines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Logs a storage that fails the timers once, and once when it is back.
+#[derive(Default)]
+struct Health {
+    is_failing: bool,
+}
+
+impl Health {
+    fn note<T>(&mut self, result: &Result<T, Error>) {
+        match result {
+            Err(error) if !self.is_failing => {
+                tracing::error!(%error, "timers cannot reach the storage; trying on");
+                self.is_failing = true;
+            }
+            Ok(_) if self.is_failing => {
+                tracing::warn!("timers reach the storage again");
+                self.is_failing = false;
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Messages to workers and listeners (`transports.md` §2): JSON on one line, ASCII only.
+
+use serde::Serialize;
+
+use super::record::Promise;
+
+#[derive(Serialize)]
+struct Message<H, D> {
+    kind: &'static str,
+    head: H,
+    data: D,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ExecuteHead<'a> {
+    server_url: &'a str,
+}
+
+#[derive(Serialize)]
+struct EmptyHead {}
+
+#[derive(Serialize)]
+struct TaskData<'a> {
+    task: TaskRef<'a>,
+}
+
+#[derive(Serialize)]
+struct TaskRef<'a> {
+    id: &'a str,
+    version: i64,
+}
+
+#[derive(Serialize)]
+struct PromiseData<'a> {
+    promise: &'a Promise,
+}
+
+/// `execute`: the task waits to be acquired at this version.
+pub fn execute(server_url: &str, id: &str, version: i64) -> String {
+    let task = TaskRef { id, version };
+    to_ascii(&Message {
+        kind: "execute",
+        head: ExecuteHead { server_url },
+        data: TaskData { task },
+    })
+}
+
+/// `unblock`: the promise has settled.
+pub fn unblock(promise: &Promise) -> String {
+    to_ascii(&Message {
+        kind: "unblock",
+        head: EmptyHead {},
+        data: PromiseData { promise },
+    })
+}
+
+/// Serialises with everything outside ASCII escaped: clients cut streams between bytes, and at more
+/// line ends than `\n` (`clients.md`, SSE).
+fn to_ascii(message: &impl Serialize) -> String {
+    let text = serde_json::to_string(message).expect("records and strings always serialise");
+    if text.is_ascii() {
+        return text;
+    }
+    let mut escaped = String::with_capacity(text.len() + text.len() / 2);
+    let mut units = [0; 2];
+    for character in text.chars() {
+        if character.is_ascii() {
+            escaped.push(character);
+        } else {
+            // Outside ASCII there is nothing but the insides of strings.
+            for unit in character.encode_utf16(&mut units) {
+                escaped.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_outside_ascii_is_escaped_and_reads_back() {
+        let text = execute("http://h", "zoë-😀-\u{2028}-\u{85}", 3);
+        assert!(text.is_ascii() && !text.contains('\n'));
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["data"]["task"]["id"], "zoë-😀-\u{2028}-\u{85}");
+        assert_eq!(value["head"]["serverUrl"], "http://h");
+    }
+}
