@@ -137,9 +137,15 @@ pub fn spellings(segment: &str) -> impl Iterator<Item = Cow<'_, str>> {
 }
 
 /// Decodes until nothing changes, so that every spelling that [`names`] accepts shares one queue.
+///
+/// Bounded: `%2525…` grows shorter by one escape a round, which would take quadratic time.
 fn fully_decoded(segment: &str) -> String {
+    const ROUNDS_MAX: usize = 16;
     let mut text = segment.to_owned();
-    while text.contains('%') {
+    for _ in 0..ROUNDS_MAX {
+        if !text.contains('%') {
+            break;
+        }
         let decoded = percent_decode_str(&text).decode_utf8_lossy().into_owned();
         if decoded == text {
             break;
@@ -297,5 +303,8 @@ mod tests {
         assert!(names("g%20x", "g x") && names("g%20x", "g%20x") && names("g x", "g x"));
         assert!(!names("g%20x", "G x"));
         assert_eq!(queue_of("http://h"), None);
+        assert!(spellings("g%20x").eq(["g%20x", "g x"]) && spellings("100%").eq(["100%"]));
+        let nested = format!("poll://any@%{}", "25".repeat(100_000));
+        assert!(queue_of(&nested).is_some());
     }
 }

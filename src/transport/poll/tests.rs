@@ -248,7 +248,7 @@ async fn a_stream_ends_by_itself_after_its_lifetime() {
     let chunks = events.collect::<Vec<_>>().await.len();
     let seconds = start.elapsed().as_secs();
     assert!((216..=240).contains(&seconds), "{seconds}");
-    assert_eq!(chunks, 1 + usize::try_from((seconds - 1) / 15).unwrap());
+    assert!((15..=17).contains(&chunks), "{chunks}");
 }
 
 #[tokio::test(start_paused = true)]
