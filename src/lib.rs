@@ -1,7 +1,27 @@
 //! `resonate`: a durable-promise server.
+//!
+//! Imports point one way: `protocol ← machine ← store ← engine ← {driver, http}`; only `driver` (and
+//! the poll endpoint) uses `transport`; [`serve`] wires everything together.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`protocol`] | the wire: records, envelope, operations, validation, statuses, addresses, messages |
+//! | [`machine`] | every decision: pure, total, no I/O, no clock |
+//! | [`store`] | objects on disk or in memory; no protocol knowledge |
+//! | [`engine`] | batches, the clock, reads, the debug switch |
+//! | [`driver`] | timers and the outbox |
+//! | [`transport`] | ways out: poll streams, HTTP push |
+//! | [`http`] | the HTTP surface |
+//! | [`config`], [`cli`], [`telemetry`] | settings, command line, logs |
+
+pub mod cli;
+pub mod config;
 pub mod driver;
 pub mod engine;
+pub mod http;
 pub mod machine;
 pub mod protocol;
+pub mod serve;
 pub mod store;
+pub mod telemetry;
 pub mod transport;

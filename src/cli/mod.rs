@@ -1,0 +1,162 @@
+//! The command line.
+//!
+//! Usage errors are clap's: usage text on standard error, exit code 2. A bad configuration is one
+//! line, `Fatal: Configuration error: …`, exit code 1.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::{self, Config, Environment, Layers, Loaded, keys};
+use crate::telemetry::logging;
+
+pub mod serve;
+
+#[cfg(test)]
+mod tests;
+
+const RUST_LOG: &str = "RUST_LOG";
+
+/// Durable promises, tasks and schedules over HTTP.
+#[derive(Parser)]
+#[command(
+    name = "resonate",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the server
+    ///
+    /// Settings come from built-in defaults, resonate.toml in the working directory, RESONATE_*
+    /// environment variables and the flags below; later ones win.
+    Serve(Box<serve::Flags>),
+    /// Runs the server for development: as `serve`, but nothing outlives the process
+    ///
+    /// The database is in memory unless --storage-sqlite-path names a file. Every other setting
+    /// comes from where `serve` takes it.
+    Dev(Box<serve::Flags>),
+}
+
+/// What the command line asks for: a server with this configuration.
+#[derive(Debug)]
+pub struct Invocation {
+    /// The validated configuration.
+    pub config: Config,
+    /// Whether it is `dev`.
+    pub is_dev: bool,
+    /// `RUST_LOG`, which overrides `config.level`; see [`logging::init`].
+    pub rust_log: Option<String>,
+    warnings: Vec<String>,
+}
+
+impl Invocation {
+    /// Logs what in the configuration was not understood. To be called once logging is up.
+    pub fn log_warnings(&self) {
+        for warning in &self.warnings {
+            tracing::warn!(reason = %warning, "configuration warning");
+        }
+    }
+}
+
+/// Why there is nothing to run.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// Help, version, or a usage error.
+    #[error(transparent)]
+    Usage(#[from] clap::Error),
+    #[error("Fatal: {0}")]
+    Configuration(#[from] config::Error),
+}
+
+/// Reads the process's arguments and environment and `resonate.toml` in the working directory. What
+/// cannot be run has been explained to the user: exit with the code.
+pub fn parse_and_load() -> Result<Invocation, ExitCode> {
+    let invocation = environment(std::env::vars_os())
+        .map_err(Failure::from)
+        .and_then(|environment| load(std::env::args_os(), Path::new(config::FILE), &environment));
+    invocation.map_err(|failure| match failure {
+        Failure::Usage(error) => {
+            // Nobody is left to tell if the terminal is gone.
+            let _ = error.print();
+            u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+        }
+        failure => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn load<A: Into<OsString> + Clone>(
+    arguments: impl IntoIterator<Item = A>,
+    file: &Path,
+    environment: &Environment,
+) -> Result<Invocation, Failure> {
+    let matches = command().try_get_matches_from(arguments)?;
+    let (flags, is_dev) = match Cli::from_arg_matches(&matches)?.command {
+        Command::Serve(flags) => (flags, false),
+        Command::Dev(flags) => (flags, true),
+    };
+    let flags = flags.given();
+    let Loaded { config, warnings } = config::load(&Layers {
+        file,
+        environment,
+        flags: &flags,
+        is_dev,
+    })?;
+    let rust_log = environment.get(RUST_LOG).cloned();
+    if let Some(Err(error)) = rust_log.as_deref().map(logging::parse_rust_log) {
+        let reason = format!("{error} (from environment variable {RUST_LOG})");
+        return Err(config::Error::new(reason).into());
+    }
+    Ok(Invocation {
+        config,
+        is_dev,
+        rust_log,
+        warnings,
+    })
+}
+
+/// The variables that can be read. A setting that is not Unicode is refused: to drop it or to
+/// replace characters would run the server with another value than was given.
+fn environment(
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Environment, config::Error> {
+    let mut environment = Environment::new();
+    for (name, value) in variables {
+        let Ok(name) = name.into_string() else {
+            continue;
+        };
+        match value.into_string() {
+            Ok(value) => {
+                environment.insert(name, value);
+            }
+            Err(_) if name.starts_with(keys::ENVIRONMENT_PREFIX) || name == RUST_LOG => {
+                return Err(config::Error::new(format!(
+                    "environment variable {name} is not valid Unicode"
+                )));
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(environment)
+}
+
+/// The command line, with the default and the environment variable of every flag in its help.
+fn command() -> clap::Command {
+    ["serve", "dev"]
+        .into_iter()
+        .fold(Cli::command(), |command, name| {
+            command.mut_subcommand(name, |command| serve::with_defaults(command, name == "dev"))
+        })
+}

@@ -1,0 +1,289 @@
+//! The flags of `serve` and `dev`: one for every setting.
+//!
+//! Clap checks their syntax; ranges are the configuration's to check, whatever layer a value comes
+//! from.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use figment::value::Value;
+
+use crate::config::{Flag, keys};
+
+/// The flags that were given.
+#[derive(Args)]
+pub(super) struct Flags {
+    /// Log level: trace, debug, info, warn, error, off, or a filter such as `info,resonate=debug`
+    #[arg(long, value_name = "LEVEL")]
+    level: Option<String>,
+    /// Allow `debug.*` operations and `resonate:debug_time`: clients may set the clock and reset
+    /// the store
+    #[arg(long)]
+    debug: bool,
+    #[command(flatten)]
+    server: ServerFlags,
+    #[command(flatten)]
+    storage: StorageFlags,
+    #[command(flatten)]
+    timing: TimingFlags,
+    #[command(flatten)]
+    transports: TransportFlags,
+    #[command(flatten)]
+    observability: ObservabilityFlags,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Server")]
+struct ServerFlags {
+    /// Host name in the default of --server-url
+    #[arg(long, value_name = "HOST")]
+    server_host: Option<String>,
+    /// API port, 0 to 65535; 0 lets the system choose
+    #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
+    server_port: Option<i64>,
+    /// Address to bind
+    #[arg(long, value_name = "ADDRESS")]
+    server_bind: Option<String>,
+    /// URL at which workers reach this server: `serverUrl` in execute messages
+    #[arg(long, value_name = "URL")]
+    server_url: Option<String>,
+    /// Grace for background work after HTTP has stopped, in milliseconds
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    server_shutdown_timeout: Option<i64>,
+    /// Largest request body, in bytes
+    #[arg(long, value_name = "BYTES", allow_negative_numbers = true)]
+    server_max_body_size: Option<i64>,
+    /// How long a request may be held through a stall before it is answered 503, in milliseconds
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    server_request_deadline: Option<i64>,
+    /// Requests read and not yet answered, before the server stops reading
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    server_max_in_flight: Option<i64>,
+    /// Bodies read and not yet answered, before the server stops reading, in bytes; at least
+    /// --server-max-body-size
+    #[arg(long, value_name = "BYTES", allow_negative_numbers = true)]
+    server_max_in_flight_bytes: Option<i64>,
+    /// Origin that may call the API from a browser, `*` for any; repeatable
+    #[arg(long, value_name = "ORIGIN", value_delimiter = ',')]
+    server_cors_allow_origin: Option<Vec<String>>,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Storage")]
+struct StorageFlags {
+    /// Where promises are kept: sqlite
+    #[arg(long, value_name = "TYPE")]
+    storage_type: Option<String>,
+    /// SQLite database file; `:memory:` for one that does not outlive the process
+    #[arg(long, value_name = "PATH")]
+    storage_sqlite_path: Option<String>,
+    /// `full`: acknowledged means on disk. `normal`: faster, but power loss may lose the latest
+    /// acknowledged writes
+    #[arg(long, value_name = "MODE")]
+    storage_sqlite_synchronous: Option<String>,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Tasks, timeouts and messages")]
+struct TimingFlags {
+    /// Lease of tasks that the server itself runs, in milliseconds; workers bring their own
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    tasks_lease_timeout: Option<i64>,
+    /// After how long a pending task is offered again, in milliseconds
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    tasks_retry_timeout: Option<i64>,
+    /// Interval of the repair sweep for timeouts, leases, retries and schedules, in milliseconds
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    timeouts_poll_interval: Option<i64>,
+    /// Interval of the repair sweep for undelivered messages, in milliseconds
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    messages_poll_interval: Option<i64>,
+    /// How many entries of a kind one repair sweep takes
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    messages_batch_size: Option<i64>,
+    /// Age at which an undelivered unblock message is given up, in milliseconds
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    messages_unblock_ttl: Option<i64>,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Transports")]
+struct TransportFlags {
+    /// Deliver to http:// and https:// addresses
+    #[arg(long, value_name = "BOOL")]
+    transports_http_push_enabled: Option<bool>,
+    /// Push requests in flight at once
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    transports_http_push_concurrency: Option<i64>,
+    /// How long a push may take to connect, in milliseconds
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    transports_http_push_connect_timeout: Option<i64>,
+    /// How long a push may take altogether, in milliseconds
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    transports_http_push_request_timeout: Option<i64>,
+    /// Deliver to poll:// addresses, over streams that workers hold open
+    #[arg(long, value_name = "BOOL")]
+    transports_http_poll_enabled: Option<bool>,
+    /// Streams open at once
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    transports_http_poll_max_connections: Option<i64>,
+    /// Messages buffered per stream
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    transports_http_poll_buffer_size: Option<i64>,
+    /// Age at which the server ends a stream for the worker to reconnect, in milliseconds
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    transports_http_poll_stream_lifetime: Option<i64>,
+    /// Interval of the keep-alive comments on a silent stream, in milliseconds
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    transports_http_poll_keep_alive: Option<i64>,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Observability")]
+struct ObservabilityFlags {
+    /// Port of the metrics endpoint, 0 to 65535; 0 is off
+    #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
+    observability_metrics_port: Option<i64>,
+}
+
+/// Collects the flags that were given.
+struct Given(Vec<Flag>);
+
+impl Given {
+    fn add<T: Into<Value>>(&mut self, key: &'static str, value: Option<T>) {
+        self.0.extend(value.map(|value| Flag::new(key, value)));
+    }
+}
+
+impl Flags {
+    /// The flags that were given, by key.
+    pub(super) fn given(self) -> Vec<Flag> {
+        let mut given = Given(Vec::new());
+        given.add("level", self.level);
+        given.add("debug", self.debug.then_some(true));
+        self.server.given(&mut given);
+        self.storage.given(&mut given);
+        self.timing.given(&mut given);
+        self.transports.given(&mut given);
+        given.add(
+            "observability.metrics_port",
+            self.observability.observability_metrics_port,
+        );
+        given.0
+    }
+}
+
+impl ServerFlags {
+    fn given(self, given: &mut Given) {
+        given.add("server.host", self.server_host);
+        given.add("server.port", self.server_port);
+        given.add("server.bind", self.server_bind);
+        given.add("server.url", self.server_url);
+        given.add("server.shutdown_timeout", self.server_shutdown_timeout);
+        given.add("server.max_body_size", self.server_max_body_size);
+        given.add("server.request_deadline", self.server_request_deadline);
+        given.add("server.max_in_flight", self.server_max_in_flight);
+        given.add(
+            "server.max_in_flight_bytes",
+            self.server_max_in_flight_bytes,
+        );
+        given.add("server.cors.allow_origins", self.server_cors_allow_origin);
+    }
+}
+
+impl StorageFlags {
+    fn given(self, given: &mut Given) {
+        given.add("storage.type", self.storage_type);
+        given.add("storage.sqlite.path", self.storage_sqlite_path);
+        given.add(
+            "storage.sqlite.synchronous",
+            self.storage_sqlite_synchronous,
+        );
+    }
+}
+
+impl TimingFlags {
+    fn given(self, given: &mut Given) {
+        given.add("tasks.lease_timeout", self.tasks_lease_timeout);
+        given.add("tasks.retry_timeout", self.tasks_retry_timeout);
+        given.add("timeouts.poll_interval", self.timeouts_poll_interval);
+        given.add("messages.poll_interval", self.messages_poll_interval);
+        given.add("messages.batch_size", self.messages_batch_size);
+        given.add("messages.unblock_ttl", self.messages_unblock_ttl);
+    }
+}
+
+impl TransportFlags {
+    fn given(self, given: &mut Given) {
+        given.add(
+            "transports.http_push.enabled",
+            self.transports_http_push_enabled,
+        );
+        given.add(
+            "transports.http_push.concurrency",
+            self.transports_http_push_concurrency,
+        );
+        given.add(
+            "transports.http_push.connect_timeout",
+            self.transports_http_push_connect_timeout,
+        );
+        given.add(
+            "transports.http_push.request_timeout",
+            self.transports_http_push_request_timeout,
+        );
+        given.add(
+            "transports.http_poll.enabled",
+            self.transports_http_poll_enabled,
+        );
+        given.add(
+            "transports.http_poll.max_connections",
+            self.transports_http_poll_max_connections,
+        );
+        given.add(
+            "transports.http_poll.buffer_size",
+            self.transports_http_poll_buffer_size,
+        );
+        given.add(
+            "transports.http_poll.stream_lifetime",
+            self.transports_http_poll_stream_lifetime,
+        );
+        given.add(
+            "transports.http_poll.keep_alive",
+            self.transports_http_poll_keep_alive,
+        );
+    }
+}
+
+/// Adds to the help of every flag its default and its environment variable.
+pub(super) fn with_defaults(command: clap::Command, is_dev: bool) -> clap::Command {
+    let settings: BTreeMap<String, (String, Value)> = keys::defaults()
+        .into_iter()
+        .map(|(key, default)| (keys::flag(&key), (key, default)))
+        .collect();
+    command.mut_args(|argument| {
+        let flag = argument.get_long().map(|name| format!("--{name}"));
+        let Some((key, default)) = flag.and_then(|flag| settings.get(&flag)) else {
+            return argument;
+        };
+        let default = match key.as_str() {
+            "storage.sqlite.path" if is_dev => ":memory:".to_owned(),
+            "server.url" => "http://{host}:{port}".to_owned(),
+            _ => shown(default),
+        };
+        let variable = keys::environment_variable(key);
+        let help = argument
+            .get_help()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        argument.help(format!("{help} [default: {default}] [env: {variable}]"))
+    })
+}
+
+fn shown(default: &Value) -> String {
+    match default {
+        Value::String(_, text) => text.clone(),
+        Value::Bool(_, is_on) => is_on.to_string(),
+        Value::Num(_, n) => n.to_u128().unwrap_or_default().to_string(),
+        _ => "none".to_owned(),
+    }
+}

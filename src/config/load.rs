@@ -1,0 +1,172 @@
+//! Merges the layers, then validates.
+
+use std::collections::BTreeMap;
+
+use figment::error::{Actual, Kind};
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider};
+
+use super::storage::MEMORY;
+use super::{Config, Error, Layers, Loaded, environment, file, keys, unsupported};
+
+const DEFAULT: &str = "the built-in default";
+
+/// Merges `layers` over the built-in defaults and validates the result.
+///
+/// Nothing that is wrong with a lower layer matters once a higher one overrides it, except TOML
+/// that cannot be parsed.
+pub fn load(layers: &Layers<'_>) -> Result<Loaded, Error> {
+    let known = Known::new();
+    let mut warnings = Vec::new();
+    let mut assignments: Vec<Assignment> = keys::defaults()
+        .into_iter()
+        .map(|(key, value)| Assignment {
+            key,
+            value,
+            source: DEFAULT.to_owned(),
+        })
+        .collect();
+    assignments.extend(file::read(layers.file, &known, &mut warnings)?);
+    assignments.extend(environment::read(layers.environment, &known, &mut warnings));
+    if layers.is_dev {
+        assignments.push(Assignment {
+            key: "storage.sqlite.path".to_owned(),
+            value: MEMORY.into(),
+            source: "the dev command".to_owned(),
+        });
+    }
+    assignments.extend(layers.flags.iter().map(|flag| Assignment {
+        key: flag.key.to_owned(),
+        value: flag.value.clone(),
+        source: keys::flag(flag.key),
+    }));
+
+    let merged = assignments.into_iter().fold(Figment::new(), Figment::merge);
+    unsupported::refuse(&merged)?;
+    let config: Config = merged.extract().map_err(|error| refused(&error, &known))?;
+    check_limits(&config, &merged)?;
+    Ok(Loaded { config, warnings })
+}
+
+/// One setting, from one source. As a figment provider it carries the source into figment's errors.
+pub(super) struct Assignment {
+    pub key: String,
+    pub value: Value,
+    pub source: String,
+}
+
+impl Provider for Assignment {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.source.clone())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let nested = figment::util::nest(&self.key, self.value.clone());
+        Ok(Profile::Default.collect(nested.into_dict().unwrap_or_default()))
+    }
+}
+
+/// The keys that may be written, with their defaults: those of [`Config`] and those that are
+/// refused.
+pub(super) struct Known(BTreeMap<String, Value>);
+
+impl Known {
+    fn new() -> Self {
+        let refused = unsupported::keys().map(|(key, value)| (key.to_owned(), value));
+        Known(keys::defaults().into_iter().chain(refused).collect())
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    pub fn has(&self, key: &str) -> bool {
+        self.0.contains_key(key)
+    }
+
+    pub fn has_section(&self, path: &str) -> bool {
+        let prefix = format!("{path}.");
+        self.0
+            .range(prefix.clone()..)
+            .next()
+            .is_some_and(|(key, _)| key.starts_with(&prefix))
+    }
+}
+
+/// The source of the value that `key` has.
+pub(super) fn source_of(merged: &Figment, key: &str) -> String {
+    merged
+        .find_metadata(key)
+        .map_or(DEFAULT.to_owned(), |metadata| metadata.name.to_string())
+}
+
+/// The integer that `value` is.
+pub(super) fn integer(value: &Value) -> Option<i128> {
+    let num = value.to_num()?;
+    num.to_i128()
+        .or_else(|| num.to_u128().and_then(|n| n.try_into().ok()))
+}
+
+fn check_limits(config: &Config, merged: &Figment) -> Result<(), Error> {
+    const BODY: &str = "server.max_body_size";
+    const IN_FLIGHT: &str = "server.max_in_flight_bytes";
+    let (body, in_flight) = (
+        config.server.max_body_size,
+        config.server.max_in_flight_bytes,
+    );
+    if in_flight >= body {
+        return Ok(());
+    }
+    Err(Error::new(format!(
+        "{IN_FLIGHT} must be at least {BODY} (got {in_flight} from {}, and {body} from {})",
+        source_of(merged, IN_FLIGHT),
+        source_of(merged, BODY),
+    )))
+}
+
+/// Says in one sentence what figment found.
+fn refused(error: &figment::Error, known: &Known) -> Error {
+    let key = key_of(&error.path, known);
+    let source = error
+        .metadata
+        .as_ref()
+        .map_or(DEFAULT, |metadata| &metadata.name);
+    let reason = match &error.kind {
+        Kind::Message(message) => message.clone(),
+        Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
+            format!("must be {} (got {})", expectation(expected), shown(actual))
+        }
+        kind => format!("is not valid: {kind}"),
+    };
+    Error::of(&key, source, &reason)
+}
+
+/// The longest part of `path` that is a key: an element of a list is reported as its list.
+fn key_of(path: &[String], known: &Known) -> String {
+    (1..=path.len())
+        .rev()
+        .map(|len| path[..len].join("."))
+        .find(|key| known.has(key))
+        .unwrap_or_else(|| path.join("."))
+}
+
+fn expectation(expected: &str) -> &str {
+    match expected {
+        "a boolean" => "true or false",
+        "a sequence" => "a list of strings",
+        other => other,
+    }
+}
+
+fn shown(actual: &Actual) -> String {
+    match actual {
+        Actual::Bool(is_on) => is_on.to_string(),
+        Actual::Unsigned(n) => n.to_string(),
+        Actual::Signed(n) => n.to_string(),
+        Actual::Float(n) => n.to_string(),
+        Actual::Str(text) => format!("{:?}", super::redact::url(text)),
+        Actual::Seq => "a list".to_owned(),
+        Actual::Map => "a table".to_owned(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,331 @@
+//! Every bad value is refused by a sentence that names key and source.
+
+use super::*;
+
+/// The settings that must be at least 1.
+const AT_LEAST_ONE: [&str; 19] = [
+    "messages.batch_size",
+    "messages.poll_interval",
+    "messages.unblock_ttl",
+    "server.max_body_size",
+    "server.max_in_flight",
+    "server.max_in_flight_bytes",
+    "server.request_deadline",
+    "tasks.lease_timeout",
+    "tasks.retry_timeout",
+    "timeouts.poll_interval",
+    "transports.http_poll.buffer_size",
+    "transports.http_poll.keep_alive",
+    "transports.http_poll.max_connections",
+    "transports.http_poll.stream_lifetime",
+    "transports.http_push.concurrency",
+    "transports.http_push.connect_timeout",
+    "transports.http_push.request_timeout",
+    // Never below 1 by another rule, but listed so that the next test sees every integer.
+    "server.shutdown_timeout",
+    "server.port",
+];
+
+fn variable(key: &str) -> String {
+    keys::environment_variable(key)
+}
+
+#[test]
+fn every_integer_is_in_the_table_of_this_test() {
+    for (key, default) in keys::defaults() {
+        let is_listed = AT_LEAST_ONE.contains(&key.as_str()) || key == "observability.metrics_port";
+        assert_eq!(default.to_num().is_some(), is_listed, "{key}");
+    }
+}
+
+#[test]
+fn integers_that_must_be_at_least_one_say_so_whatever_their_source() {
+    for key in &AT_LEAST_ONE[..17] {
+        let flag = keys::flag(key);
+        for n in [0_i64, -5] {
+            let sentence = format!("{key} must be at least 1 (got {n})");
+            assert_eq!(
+                given().file(&format!("{key} = {n}")).error(),
+                format!("{sentence} (from resonate.toml)")
+            );
+            assert_eq!(
+                given().env(&variable(key), &n.to_string()).error(),
+                format!("{sentence} (from environment variable {})", variable(key))
+            );
+            assert_eq!(
+                given().flag(key, n).error(),
+                format!("{sentence} (from {flag})")
+            );
+        }
+    }
+}
+
+#[test]
+fn a_shutdown_timeout_may_be_zero_but_not_negative() {
+    let config = given().file("server.shutdown_timeout = 0").config();
+    assert_eq!(config.server.shutdown_timeout, Millis::new(0));
+    assert_eq!(
+        given().file("server.shutdown_timeout = -1").error(),
+        "server.shutdown_timeout must be at least 0 (got -1) (from resonate.toml)"
+    );
+}
+
+#[test]
+fn integers_beyond_the_largest_are_refused() {
+    assert_eq!(
+        given()
+            .env("RESONATE_TASKS__RETRY_TIMEOUT", "9007199254740992")
+            .error(),
+        "tasks.retry_timeout must be at most 9007199254740991 (got 9007199254740992) \
+         (from environment variable RESONATE_TASKS__RETRY_TIMEOUT)"
+    );
+    let config = given()
+        .file("tasks.retry_timeout = 9007199254740991")
+        .config();
+    assert_eq!(config.tasks.retry_timeout.as_i64(), 9_007_199_254_740_991);
+}
+
+#[test]
+fn ports_are_from_0_to_65535() {
+    for key in ["server.port", "observability.metrics_port"] {
+        for n in [-1_i64, 65_536] {
+            let sentence = format!("{key} must be a port from 0 to 65535 (got {n})");
+            assert_eq!(
+                given().file(&format!("{key} = {n}")).error(),
+                format!("{sentence} (from resonate.toml)")
+            );
+            assert_eq!(
+                given().flag(key, n).error(),
+                format!("{sentence} (from {})", keys::flag(key))
+            );
+        }
+        assert!(given().flag(key, 0).load().is_ok());
+        assert!(given().flag(key, 65_535).load().is_ok());
+    }
+}
+
+#[test]
+fn wrong_types_name_what_was_expected() {
+    for (text, sentence) in [
+        (
+            "server.port = \"abc\"",
+            "server.port must be a port from 0 to 65535 (got \"abc\")",
+        ),
+        (
+            "server.port = \"8001\"",
+            "server.port must be a port from 0 to 65535 (got \"8001\")",
+        ),
+        (
+            "tasks.retry_timeout = 1.5",
+            "tasks.retry_timeout must be an integer (got 1.5)",
+        ),
+        (
+            "tasks.retry_timeout = [1]",
+            "tasks.retry_timeout must be an integer (got a list)",
+        ),
+        (
+            "debug = \"yes\"",
+            "debug must be true or false (got \"yes\")",
+        ),
+        ("debug = 1", "debug must be true or false (got 1)"),
+        ("level = 3", "level must be a string (got 3)"),
+        (
+            "server.host = false",
+            "server.host must be a string (got false)",
+        ),
+        ("[level]\nx = 1", "level must be a string (got a table)"),
+        ("server = 5", "server must be a table"),
+        (
+            "storage.sqlite = \"a.db\"",
+            "storage.sqlite must be a table",
+        ),
+        (
+            "server.cors.allow_origins = \"*\"",
+            "server.cors.allow_origins must be a list of strings (got \"*\")",
+        ),
+        (
+            "server.cors.allow_origins = [1]",
+            "server.cors.allow_origins must be a string (got 1)",
+        ),
+    ] {
+        assert_eq!(
+            given().file(text).error(),
+            format!("{sentence} (from resonate.toml)")
+        );
+    }
+}
+
+#[test]
+fn variables_that_cannot_be_read_are_refused() {
+    for (name, text, sentence) in [
+        (
+            "RESONATE_SERVER__PORT",
+            "abc",
+            "server.port must be a port from 0 to 65535",
+        ),
+        (
+            "RESONATE_SERVER__PORT",
+            "",
+            "server.port must be a port from 0 to 65535",
+        ),
+        (
+            "RESONATE_TASKS__LEASE_TIMEOUT",
+            "15s",
+            "tasks.lease_timeout must be an integer",
+        ),
+        ("RESONATE_DEBUG", "1", "debug must be true or false"),
+        (
+            "RESONATE_SERVER__CORS__ALLOW_ORIGINS",
+            "[http://a]",
+            "server.cors.allow_origins must be a list of strings",
+        ),
+    ] {
+        assert_eq!(
+            given().env(name, text).error(),
+            format!("{sentence} (got {text:?}) (from environment variable {name})")
+        );
+    }
+}
+
+#[test]
+fn malformed_toml_shows_the_line() {
+    let error = given()
+        .file("level = \"info\"\n\n[server]\nport = = 1\n")
+        .error();
+    assert!(error.starts_with("resonate.toml line 4: "), "{error}");
+    assert!(error.ends_with(": `port = = 1`"), "{error}");
+    let error = given().file("level = \"info\"\nlevel = \"warn\"").error();
+    assert!(
+        error.starts_with("resonate.toml line 2: duplicate key"),
+        "{error}"
+    );
+    let error = given()
+        .file("[server]\nurl = \"http://me:hunter2@x")
+        .error();
+    assert!(error.starts_with("resonate.toml line 2: "), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = given().load_with(directory.path()).unwrap_err().to_string();
+    assert!(
+        error.starts_with("Configuration error: resonate.toml cannot be read: "),
+        "{error}"
+    );
+}
+
+#[test]
+fn unknown_log_levels_are_refused() {
+    assert_eq!(
+        given().file("level = \"loud\"").error(),
+        "Unknown log level: 'loud' (level from resonate.toml)"
+    );
+    assert_eq!(
+        given().env("RESONATE_LEVEL", "3").error(),
+        "Unknown log level: '3' (level from environment variable RESONATE_LEVEL)"
+    );
+    assert_eq!(
+        given().flag("level", "info,loud").error(),
+        "Unknown log level: 'info,loud' (level from --level)"
+    );
+    assert_eq!(
+        given().flag("level", "info,resonate=debug").config().level,
+        "info,resonate=debug"
+    );
+}
+
+#[test]
+fn unknown_storage_backends_are_refused() {
+    for name in ["oracle", "mysql", "", "SQLite"] {
+        assert_eq!(
+            given().flag("storage.type", name).error(),
+            format!(
+                "Unknown storage backend: '{name}'. Valid options are 'sqlite' and 'postgres'. \
+                 (storage.type from --storage-type)"
+            )
+        );
+    }
+}
+
+#[test]
+fn other_choices_and_empty_strings_are_refused() {
+    for (text, sentence) in [
+        (
+            "storage.sqlite.synchronous = \"off\"",
+            "storage.sqlite.synchronous must be 'full' or 'normal' (got 'off')",
+        ),
+        (
+            "storage.sqlite.path = \"\"",
+            "storage.sqlite.path must not be empty",
+        ),
+        ("server.bind = \" \"", "server.bind must not be empty"),
+        ("server.host = \"\"", "server.host must not be empty"),
+        (
+            "server.url = \"\"",
+            "server.url must be an http or https URL (got \"\")",
+        ),
+        (
+            "server.url = \"localhost:8001\"",
+            "server.url must be an http or https URL (got \"localhost:8001\")",
+        ),
+    ] {
+        assert_eq!(
+            given().file(text).error(),
+            format!("{sentence} (from resonate.toml)")
+        );
+    }
+}
+
+#[test]
+fn origins_must_be_header_values() {
+    for origin in ["http://a\nb", "http://a\u{7f}", ""] {
+        assert_eq!(
+            given()
+                .flag("server.cors.allow_origins", vec!["*", origin])
+                .error(),
+            format!(
+                "server.cors.allow_origins must be a list of valid header values (got {origin:?}) \
+                 (from --server-cors-allow-origin)"
+            )
+        );
+    }
+}
+
+#[test]
+fn bytes_in_flight_must_admit_the_largest_body() {
+    assert_eq!(
+        given().flag("server.max_body_size", 268_435_457).error(),
+        "server.max_in_flight_bytes must be at least server.max_body_size \
+         (got 268435456 from the built-in default, and 268435457 from --server-max-body-size)"
+    );
+    let config = given()
+        .file("[server]\nmax_body_size = 5\nmax_in_flight_bytes = 5")
+        .config();
+    assert_eq!(config.server.max_in_flight_bytes, 5);
+}
+
+#[test]
+fn a_bad_value_that_a_higher_layer_overrides_does_not_matter() {
+    let config = given()
+        .file("tasks.retry_timeout = 0\nserver.port = \"abc\"\nstorage.type = \"oracle\"")
+        .env("RESONATE_TASKS__RETRY_TIMEOUT", "5")
+        .env("RESONATE_SERVER__PORT", "99999")
+        .env("RESONATE_STORAGE__TYPE", "sqlite")
+        .flag("server.port", 1234)
+        .config();
+    assert_eq!(config.tasks.retry_timeout, Millis::new(5));
+    assert_eq!(config.server.port, 1234);
+}
+
+#[test]
+fn a_good_value_that_a_higher_layer_spoils_is_refused() {
+    assert_eq!(
+        given()
+            .file("tasks.retry_timeout = 5")
+            .flag("tasks.retry_timeout", 0)
+            .error(),
+        "tasks.retry_timeout must be at least 1 (got 0) (from --tasks-retry-timeout)"
+    );
+}

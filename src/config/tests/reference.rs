@@ -1,0 +1,115 @@
+//! `resonate.toml` at the root of the repository is complete, and says what the code does.
+
+use std::collections::BTreeMap;
+
+use figment::providers::{Format, Toml};
+use figment::value::{Dict, Value};
+
+use super::*;
+
+const REFERENCE: &str = include_str!("../../../resonate.toml");
+
+/// The reference with the markers of its key lines removed: `#port = 8001`, as opposed to `#
+/// Prose.`
+fn with_keys_set() -> String {
+    let lines: Vec<&str> = REFERENCE
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) => key,
+            _ => line,
+        })
+        .collect();
+    lines.join("\n")
+}
+
+/// The comment in front of each key.
+pub(crate) fn comments() -> BTreeMap<String, String> {
+    let mut comments = BTreeMap::new();
+    let (mut section, mut comment) = (String::new(), String::new());
+    for line in with_keys_set().lines() {
+        if let Some(text) = line.strip_prefix("# ") {
+            comment += text;
+            comment.push('\n');
+        } else if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']').to_owned();
+        } else if let Some((name, _)) = line.split_once(" = ") {
+            comments.insert(keys::join(&section, name), std::mem::take(&mut comment));
+        } else {
+            comment.clear();
+        }
+    }
+    comments
+}
+
+#[test]
+fn as_it_is_it_changes_nothing() {
+    assert_eq!(given().file(REFERENCE).config(), Config::default());
+}
+
+#[test]
+fn with_every_key_set_it_still_gives_the_defaults() {
+    let mut config = given().file(&with_keys_set()).config();
+    // The default URL is made of host and port, so the reference can only show it.
+    assert_eq!(
+        config.server.public_url(0),
+        Config::default()
+            .server
+            .public_url(Config::default().server.port)
+    );
+    config.server.url = None;
+    assert_eq!(config, Config::default());
+}
+
+#[test]
+fn it_has_every_key_and_no_other() {
+    let mut written = Vec::new();
+    keys::flatten(
+        "",
+        Toml::from_str::<Dict>(&with_keys_set()).unwrap(),
+        &mut written,
+    );
+    let written: Vec<String> = written.into_iter().map(|(key, _)| key).collect();
+    let known: Vec<String> = keys::defaults().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(written, known);
+}
+
+#[test]
+fn every_key_names_its_flag_and_its_variable() {
+    let comments = comments();
+    for (key, _) in keys::defaults() {
+        let comment = &comments[&key];
+        let (flag, variable) = (keys::flag(&key), keys::environment_variable(&key));
+        let last = comment.lines().last().unwrap_or_default();
+        assert!(last == format!("{flag}, {variable}") || last.starts_with(&format!("{flag} (")));
+        assert!(last.ends_with(&format!(", {variable}")), "{key}: {last}");
+    }
+}
+
+#[test]
+fn every_number_has_its_range_and_what_was_added_says_so() {
+    for (key, default) in keys::defaults() {
+        let comment = comments()[&key].replace('\n', " ");
+        if default.to_num().is_some() {
+            let has_range = ["at least ", "0 to 65535"]
+                .iter()
+                .any(|range| comment.contains(range));
+            assert!(has_range, "{key}: {comment}");
+        }
+        if matches!(default, Value::Bool(..)) {
+            assert!(comment.contains("true or false"), "{key}: {comment}");
+        }
+    }
+    for key in [
+        "server.max_body_size",
+        "server.request_deadline",
+        "server.max_in_flight",
+        "server.max_in_flight_bytes",
+        "storage.sqlite.synchronous",
+        "messages.unblock_ttl",
+        "transports.http_poll.stream_lifetime",
+        "transports.http_poll.keep_alive",
+    ] {
+        let comment = comments()[key].replace('\n', " ");
+        assert!(comment.contains("An addition of this server."), "{key}");
+    }
+}

@@ -1,0 +1,72 @@
+//! `[transports.*]`: the ways out to workers.
+
+use serde::{Deserialize, Serialize};
+
+use super::value::{self, Millis};
+
+/// The ways out to workers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transports {
+    /// POST to a worker's URL.
+    pub http_push: HttpPush,
+    /// Streams that workers hold open.
+    pub http_poll: HttpPoll,
+}
+
+/// POST to a worker's URL.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpPush {
+    /// Whether it is on.
+    pub enabled: bool,
+    /// Requests in flight at once.
+    #[serde(deserialize_with = "value::at_least_one")]
+    pub concurrency: usize,
+    /// How long a connection may take to open.
+    #[serde(deserialize_with = "value::at_least_one")]
+    pub connect_timeout: Millis,
+    /// How long a request may take altogether.
+    #[serde(deserialize_with = "value::at_least_one")]
+    pub request_timeout: Millis,
+}
+
+impl Default for HttpPush {
+    fn default() -> Self {
+        HttpPush {
+            enabled: true,
+            concurrency: 256,
+            connect_timeout: Millis::new(10_000),
+            request_timeout: Millis::new(180_000),
+        }
+    }
+}
+
+/// Streams that workers hold open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpPoll {
+    /// Whether it is on.
+    pub enabled: bool,
+    /// Streams open at once.
+    #[serde(deserialize_with = "value::at_least_one")]
+    pub max_connections: usize,
+    /// Messages buffered per stream.
+    #[serde(deserialize_with = "value::at_least_one")]
+    pub buffer_size: usize,
+    /// After how long the server ends a stream, for the worker to reconnect.
+    #[serde(deserialize_with = "value::at_least_one")]
+    pub stream_lifetime: Millis,
+    /// How often a silent stream gets a comment.
+    #[serde(deserialize_with = "value::at_least_one")]
+    pub keep_alive: Millis,
+}
+
+impl Default for HttpPoll {
+    fn default() -> Self {
+        HttpPoll {
+            enabled: true,
+            max_connections: 1000,
+            buffer_size: 100,
+            stream_lifetime: Millis::new(240_000),
+            keep_alive: Millis::new(15_000),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Settings that exist but that this version does not serve.
+//!
+//! Whoever configures authentication must not get a server without it: anything but the default
+//! refuses to start. A setting that becomes a field of [`Config`](super::Config) leaves the table.
+
+use figment::Figment;
+use figment::value::{Empty, Value};
+
+use super::Error;
+use super::load::{integer, source_of};
+
+/// What may be written without a difference: the default of the setting, or, with `AllBut`, any
+/// value that this version serves.
+#[derive(Clone, Copy, Debug)]
+enum Harmless {
+    Unset,
+    Bool(bool),
+    Int(u32),
+    Str(&'static str),
+    AllBut(&'static str),
+}
+
+const TABLE: &[(&str, Harmless)] = {
+    use Harmless::{AllBut, Bool, Int, Str, Unset};
+    &[
+        ("storage.type", AllBut("postgres")),
+        ("storage.postgres.url", Unset),
+        ("storage.postgres.pool_size", Int(10)),
+        ("auth.publickey", Unset),
+        ("auth.iss", Unset),
+        ("auth.aud", Unset),
+        ("transports.http_push.auth.mode", Str("none")),
+        ("transports.http_push.auth.token", Unset),
+        ("transports.http_push.auth.audience", Unset),
+        ("transports.http_push.auth.header", Str("Authorization")),
+        ("transports.gcps.enabled", Bool(false)),
+        ("transports.gcps.project", Unset),
+        ("transports.gcps.concurrency", Int(256)),
+        ("transports.gcps.timeout", Int(10_000)),
+        ("transports.bash_exec.enabled", Bool(false)),
+        ("transports.bash_exec.root_dir", Unset),
+        ("transports.bash_exec.working_dir", Str("<root>")),
+        ("observability.otlp_endpoint", Str("localhost:4317")),
+        ("legacy.rest", Bool(false)),
+    ]
+};
+
+/// The keys of the table that are not settings of this version, with their defaults.
+pub(super) fn keys() -> impl Iterator<Item = (&'static str, Value)> {
+    TABLE
+        .iter()
+        .filter_map(|(key, harmless)| Some((*key, harmless.default()?)))
+}
+
+/// Refuses whatever of the table has been set to a value that would make a difference. The value of
+/// a setting is not shown: it may be a secret.
+pub(super) fn refuse(merged: &Figment) -> Result<(), Error> {
+    for (key, harmless) in TABLE {
+        let Ok(value) = merged.find_value(key) else {
+            continue;
+        };
+        if harmless.admits(&value) {
+            continue;
+        }
+        let what = match harmless {
+            Harmless::AllBut(refused) => format!("{key} = \"{refused}\""),
+            _ => (*key).to_owned(),
+        };
+        let source = source_of(merged, key);
+        return Err(Error::new(format!(
+            "{what} is not supported by this version (from {source})"
+        )));
+    }
+    Ok(())
+}
+
+impl Harmless {
+    fn default(self) -> Option<Value> {
+        match self {
+            Harmless::Unset => Some(Empty::None.into()),
+            Harmless::Bool(is_on) => Some(is_on.into()),
+            Harmless::Int(n) => Some(n.into()),
+            Harmless::Str(text) => Some(text.into()),
+            Harmless::AllBut(_) => None,
+        }
+    }
+
+    fn admits(self, value: &Value) -> bool {
+        match self {
+            Harmless::Unset => false,
+            Harmless::Bool(is_on) => value.to_bool() == Some(is_on),
+            Harmless::Int(n) => integer(value) == Some(n.into()),
+            Harmless::Str(text) => value.as_str() == Some(text),
+            Harmless::AllBut(refused) => value.as_str() != Some(refused),
+        }
+    }
+}
