@@ -53,10 +53,24 @@ impl Transports {
     }
 }
 
+/// How the outbox is set up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `server.url`, which `execute` messages carry.
+    pub server_url: String,
+    /// The address grammar.
+    pub address_rules: Rules,
+    /// `messages.poll_interval`.
+    pub sweep_interval: Duration,
+    /// `messages.batch_size`.
+    pub sweep_max: usize,
+    /// `messages.unblock_ttl`: age at which an undelivered `unblock` is given up.
+    pub unblock_ttl_ms: Millis,
+}
+
 /// See the module documentation.
 pub struct Outbox {
-    server_url: String,
-    address_rules: Rules,
+    settings: Settings,
     transports: OnceLock<Transports>,
     state: Mutex<State>,
     /// Bookkeeping steps of finished deliveries. Bounded by what is in flight.
@@ -83,11 +97,10 @@ struct State {
 
 impl Outbox {
     /// An outbox without transports; [`Outbox::connect`] follows.
-    pub fn new(server_url: String, address_rules: Rules) -> Arc<Self> {
+    pub fn new(settings: Settings) -> Arc<Self> {
         let (finished, finished_rx) = mpsc::unbounded_channel();
         Arc::new(Outbox {
-            server_url,
-            address_rules,
+            settings,
             transports: OnceLock::new(),
             state: Mutex::default(),
             finished,
@@ -126,14 +139,6 @@ impl Outbox {
         self.lock()
             .in_flight
             .contains(&(promise.clone(), address.clone()))
-    }
-
-    /// Books `unblock` messages that were given up.
-    pub fn note_given_up(&self, count: usize) {
-        tracing::warn!(
-            count,
-            "gave up undelivered unblock messages older than messages.unblock_ttl"
-        );
     }
 
     /// Sends messages whose changes are committed, or holds them while paused.
@@ -185,7 +190,7 @@ impl Outbox {
         let address = match &message {
             Message::Execute { address, .. } | Message::Unblock { address, .. } => address,
         };
-        let Some(address) = Address::parse(address, &self.address_rules) else {
+        let Some(address) = Address::parse(address, &self.settings.address_rules) else {
             tracing::warn!("a stored address is no longer valid; its message is dropped");
             return false;
         };
@@ -195,7 +200,7 @@ impl Outbox {
         }
         let (body, key) = match &message {
             Message::Execute { id, version, .. } => {
-                (message::execute(&self.server_url, id, *version), None)
+                (message::execute(&self.settings.server_url, id, *version), None)
             }
             Message::Unblock { promise, address } => (
                 message::unblock(promise),
@@ -311,6 +316,7 @@ impl Outbox {
             self.book_finished(engine, finished),
             self.send_held_back(engine),
             self.pump_queues(engine),
+            self.give_up_stale(engine),
         );
     }
 
@@ -361,6 +367,36 @@ impl Outbox {
             due,
             state.held_back.first_key_value().map(|((at, _), _)| *at),
         )
+    }
+
+    /// The repair sweep: gives up what is too old to deliver.
+    async fn give_up_stale(&self, engine: &Engine) {
+        let mut ticks = tokio::time::interval(self.settings.sweep_interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            engine.until_resumed().await;
+            match self.give_up_some(engine).await {
+                Ok(0) => {}
+                Ok(count) => tracing::warn!(
+                    count,
+                    "gave up unblock messages that were undelivered for messages.unblock_ttl"
+                ),
+                // The timers log a storage that is out.
+                Err(error) => tracing::debug!(%error, "stale messages could not be read"),
+            }
+        }
+    }
+
+    async fn give_up_some(&self, engine: &Engine) -> Result<usize, crate::engine::Error> {
+        let before = engine.clock().now().saturating_sub(self.settings.unblock_ttl_ms);
+        let stale = engine.store().stale_unblocks(before, self.settings.sweep_max).await?;
+        let count = stale.len();
+        if count > 0 {
+            let done = |(promise, address)| Step::UnblockDone { promise, address };
+            engine.step(stale.into_iter().map(done).collect()).await?;
+        }
+        Ok(count)
     }
 
     async fn pump_queues(self: &Arc<Self>, engine: &Engine) {

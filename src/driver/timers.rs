@@ -32,8 +32,6 @@ const FAILURE_PAUSE: Duration = Duration::from_millis(250);
 pub struct Settings {
     /// `timeouts.poll_interval`.
     pub sweep_interval: Duration,
-    /// `messages.unblock_ttl`: age at which an undelivered `unblock` is given up.
-    pub unblock_ttl_ms: Millis,
 }
 
 /// See the module documentation.
@@ -130,7 +128,7 @@ impl Timers {
         Ok(true)
     }
 
-    /// Reads the near deadlines from the store, and gives up what is too old to deliver.
+    /// Reads the near deadlines from the store.
     async fn sweep(
         &self,
         engine: &Engine,
@@ -157,27 +155,7 @@ impl Timers {
                 deadlines.hold(deadline);
             }
         }
-        self.give_up_stale(engine, outbox, now).await?;
         Ok(true)
-    }
-
-    async fn give_up_stale(
-        &self,
-        engine: &Engine,
-        outbox: &Outbox,
-        now: Millis,
-    ) -> Result<(), Error> {
-        let before = now.saturating_sub(self.settings.unblock_ttl_ms);
-        let stale = engine.store().stale_unblocks(before, STEPS_MAX).await?;
-        if stale.is_empty() {
-            return Ok(());
-        }
-        outbox.note_given_up(stale.len());
-        let steps = stale
-            .into_iter()
-            .map(|(promise, address)| Step::UnblockDone { promise, address })
-            .collect();
-        engine.step(steps).await
     }
 
     fn lock(&self) -> MutexGuard<'_, Deadlines> {

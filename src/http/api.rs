@@ -1,0 +1,119 @@
+//! `POST /`: extract, execute, wrap.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use axum::response::Response;
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::engine::Error;
+use crate::protocol::envelope::{self, Rejection, UNKNOWN_CORR_ID, UNKNOWN_KIND};
+use crate::protocol::parse;
+use crate::protocol::reply::{Envelope, ErrorEnvelope};
+
+use super::App;
+
+const TOO_LARGE: &str = "Request body too large";
+const OVERLOADED: &str = "Service unavailable: too many requests in flight; safe to retry";
+/// Seconds after which a refused client may come back.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// Serves one protocol request.
+pub(super) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
+    let started_at = Instant::now();
+    let announced = content_length(request.headers());
+    if announced.is_some_and(|bytes| bytes > app.limits.body_bytes_max) {
+        return failure(413, TOO_LARGE);
+    }
+    let reserved = announced.unwrap_or(app.limits.body_bytes_max);
+    let Some(_permit) = app.limits.admit(reserved).await else {
+        return failure(503, OVERLOADED);
+    };
+    let body = match read_body(request.into_body(), app.limits.body_bytes_max).await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    answer(&app, &body, started_at).await
+}
+
+async fn answer(app: &App, body: &Bytes, started_at: Instant) -> Response {
+    let envelope = match envelope::parse(body) {
+        Ok(envelope) => envelope,
+        Err(rejection) => return rejected(&rejection, started_at),
+    };
+    let parsed = parse::operation(&envelope, &app.parse).and_then(|operation| {
+        let debug_time = if app.parse.is_debug { envelope.debug_time()? } else { None };
+        Ok((operation, debug_time))
+    });
+    let (operation, debug_time) = match parsed {
+        Ok(parsed) => parsed,
+        Err(rejection) => return rejected(&rejection, started_at),
+    };
+    let (kind, corr_id) = (&*envelope.kind, &*envelope.corr_id);
+    match app.engine.execute(operation, debug_time, body.len()).await {
+        Ok(reply) => {
+            let status = reply.status();
+            log(kind, corr_id, status, started_at);
+            respond(status, &Envelope { kind, corr_id, reply: &reply })
+        }
+        Err(error) => {
+            let status = match &error {
+                Error::Unavailable(_) => 503,
+                Error::Internal(_) => 500,
+            };
+            tracing::error!(kind, status, %error, "request failed");
+            log(kind, corr_id, status, started_at);
+            respond(status, &ErrorEnvelope::new(kind, corr_id, status, &error.to_string()))
+        }
+    }
+}
+
+fn rejected(rejection: &Rejection, started_at: Instant) -> Response {
+    let Rejection { kind, corr_id, status, message } = rejection;
+    log(kind, corr_id, *status, started_at);
+    respond(*status, &ErrorEnvelope::new(kind, corr_id, *status, message))
+}
+
+fn log(kind: &str, corr_id: &str, status: u16, started_at: Instant) {
+    let elapsed_us = started_at.elapsed().as_micros();
+    tracing::debug!(kind, corr_id, status, elapsed_us, "request");
+}
+
+fn content_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Response> {
+    match Limited::new(body, bytes_max).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            Err(failure(413, TOO_LARGE))
+        }
+        Err(error) => {
+            let message = format!("Invalid request envelope: the body ended early: {error}");
+            Err(failure(400, &message))
+        }
+    }
+}
+
+/// A failure that came before the envelope could be read.
+pub(super) fn failure(status: u16, message: &str) -> Response {
+    respond(status, &ErrorEnvelope::new(UNKNOWN_KIND, UNKNOWN_CORR_ID, status, message))
+}
+
+fn respond(status: u16, envelope: &impl Serialize) -> Response {
+    let body = serde_json::to_vec(envelope).expect("records and strings always serialise");
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if status == 503 {
+        headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+    }
+    response
+}

@@ -1,0 +1,182 @@
+//! `resonate serve`: wires the parts together, runs until told to stop, and takes them apart again.
+//!
+//! ```text
+//!   start: bind ─> store ─> engine ─> transports ─> drivers ─> accept
+//!   stop:  streams end ─> requests finish ─> drivers stop ─> pushes finish ─> lanes drain ─> store closes
+//! ```
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::serve::ListenerExt;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::config::{Backend, Config};
+use crate::driver::Drivers;
+use crate::driver::outbox::{self, Outbox, Transports};
+use crate::driver::timers::{self, Timers};
+use crate::engine::clock::Clock;
+use crate::engine::{Engine, Options};
+use crate::http::{App, Limits, router};
+use crate::machine;
+use crate::protocol::address::Rules;
+use crate::protocol::parse;
+use crate::store::Store;
+use crate::store::memory::MemoryStore;
+use crate::store::sqlite::SqliteStore;
+use crate::transport::http_push::{self, HttpPush};
+use crate::transport::poll::{self, Hub};
+
+/// Runs the server until `stop` is ready, and then until everything in flight has come to its end or
+/// `server.shutdown_timeout` has passed.
+///
+/// # Errors
+/// When it cannot start: the address is taken, the storage unusable.
+pub async fn run(config: Config, stop: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
+    let server = &config.server;
+    let listener = bind(&server.bind, server.port).await?;
+    let address = listener.local_addr().context("the listener has no address")?;
+    let store = open_store(&config).await?;
+    let grace = server.shutdown_timeout.as_duration();
+
+    let clock = Arc::new(Clock::system());
+    let address_rules = Rules::default();
+    let outbox = Outbox::new(outbox::Settings {
+        server_url: server.public_url(address.port()),
+        address_rules: address_rules.clone(),
+        sweep_interval: config.messages.poll_interval.as_duration(),
+        sweep_max: config.messages.batch_size,
+        unblock_ttl_ms: config.messages.unblock_ttl.as_i64(),
+    });
+    let transports = transports(&config, &outbox)?;
+    let (hub, push) = (transports.poll.clone(), transports.http_push.clone());
+    outbox.connect(transports);
+    let timers = Timers::new(timers::Settings {
+        sweep_interval: config.timeouts.poll_interval.as_duration(),
+    });
+    let drivers = Drivers::new(timers, outbox, clock.clone());
+    let engine = Engine::start(Options {
+        store,
+        clock,
+        config: machine::Config { retry_timeout_ms: config.tasks.retry_timeout.as_i64() },
+        hooks: drivers.clone(),
+        request_deadline: server.request_deadline.as_duration(),
+    });
+    let mut tasks = drivers.start(&engine);
+
+    let app = Arc::new(App {
+        engine: engine.clone(),
+        hub: hub.clone(),
+        parse: parse::Context { is_debug: config.debug, address_rules },
+        limits: Limits::new(
+            server.max_body_size,
+            server.request_deadline.as_duration(),
+            server.max_in_flight,
+            server.max_in_flight_bytes,
+        ),
+    });
+    let router = router(app, &server.cors.allow_origins);
+    log_start(&config, address);
+    serve_until(listener, router, hub, grace, stop).await?;
+
+    tasks.shutdown().await;
+    push.close(grace.min(Duration::from_secs(1))).await;
+    if tokio::time::timeout(grace, engine.stop()).await.is_err() {
+        tracing::warn!("the storage did not close within server.shutdown_timeout");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Serves until `stop`; then ends the streams, stops accepting, and lets requests in flight finish.
+async fn serve_until(
+    listener: TcpListener,
+    router: axum::Router,
+    hub: Hub,
+    grace: Duration,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let (stopping, mut is_stopping) = watch::channel(false);
+    let listener = listener.tap_io(|stream| {
+        // A step is milliseconds: no waiting for full segments.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+    });
+    let serving = axum::serve(listener, router).with_graceful_shutdown(async move {
+        stop.await;
+        tracing::info!("stopping");
+        hub.close();
+        stopping.send_replace(true);
+    });
+    let out_of_grace = async {
+        let _ = is_stopping.wait_for(|is_stopping| *is_stopping).await;
+        tokio::time::sleep(grace).await;
+    };
+    tokio::select! {
+        result = async { serving.await } => result.context("the server failed"),
+        () = out_of_grace => {
+            tracing::warn!("requests were still in flight after server.shutdown_timeout");
+            Ok(())
+        }
+    }
+}
+
+async fn bind(host: &str, port: u16) -> anyhow::Result<TcpListener> {
+    let bound = TcpListener::bind((host.trim_matches(['[', ']']), port)).await;
+    bound.map_err(|error| anyhow::anyhow!("Failed to bind to {host}:{port}: {error}"))
+}
+
+async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+    match config.storage.backend {
+        Backend::Sqlite if config.storage.sqlite.is_memory() => Ok(Arc::new(MemoryStore::new())),
+        Backend::Sqlite => {
+            let sqlite = &config.storage.sqlite;
+            Ok(Arc::new(SqliteStore::open(&sqlite.path, sqlite.synchronous.into()).await?))
+        }
+    }
+}
+
+fn transports(config: &Config, outbox: &Arc<Outbox>) -> anyhow::Result<Transports> {
+    let observer = Arc::new(outbox::Observer(Arc::downgrade(outbox)));
+    let poll = &config.transports.http_poll;
+    let push = &config.transports.http_push;
+    let poll = Hub::new(
+        poll::Settings {
+            enabled: poll.enabled,
+            max_connections: poll.max_connections,
+            buffer_size: poll.buffer_size,
+            stream_lifetime: poll.stream_lifetime.as_duration(),
+            keep_alive: poll.keep_alive.as_duration(),
+        },
+        observer.clone(),
+    );
+    let http_push = HttpPush::new(
+        http_push::Settings {
+            enabled: push.enabled,
+            concurrency: push.concurrency,
+            connect_timeout: push.connect_timeout.as_duration(),
+            request_timeout: push.request_timeout.as_duration(),
+        },
+        observer,
+    )
+    .context("cannot set up the push transport")?;
+    Ok(Transports { http_push, poll })
+}
+
+fn log_start(config: &Config, address: std::net::SocketAddr) {
+    let storage = match config.storage.backend {
+        Backend::Sqlite if config.storage.sqlite.is_memory() => "memory",
+        Backend::Sqlite => "sqlite",
+    };
+    let poll = config.transports.http_poll.enabled;
+    let http_push = config.transports.http_push.enabled;
+    if storage == "memory" {
+        tracing::warn!("storage is in memory: everything is lost when the server stops");
+    }
+    let debug = config.debug;
+    tracing::info!(addr = %address, storage, auth = false, poll, http_push, debug, "listening");
+}
