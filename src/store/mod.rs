@@ -9,6 +9,9 @@
 //!   reads:  read, branch, search, due …     committed state only, any number at once
 //! ```
 
+pub mod memory;
+pub mod rows;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
