@@ -443,3 +443,22 @@ impl Store for MemoryStore {
 
     async fn close(&self) {}
 }
+
+#[cfg(test)]
+mod tests {
+    async fn open() -> (super::MemoryStore, ()) {
+        (super::MemoryStore::new(), ())
+    }
+
+    crate::store::suite::behaviours!(open);
+
+    #[tokio::test]
+    async fn indexes_are_empty_once_nothing_wants_a_step() {
+        let store = super::MemoryStore::new();
+        crate::store::suite::ended_objects_have_no_deadlines(&store).await;
+        let state = store.read_state();
+        assert!(state.timeouts.is_empty() && state.leases.is_empty() && state.pids.is_empty());
+        assert!(state.queues.is_empty() && state.unblocks.is_empty());
+        assert!(state.occurrences.is_empty());
+    }
+}
