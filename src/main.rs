@@ -24,7 +24,9 @@ fn main() -> ExitCode {
 fn run(invocation: Invocation) -> anyhow::Result<()> {
     telemetry::logging::init(&invocation.config.level, invocation.rust_log.as_deref())?;
     invocation.log_warnings();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;

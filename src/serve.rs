@@ -6,6 +6,7 @@
 //! ```
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::config::{Backend, Config};
+use crate::config::{Backend, Config, Synchronous};
 use crate::driver::Drivers;
 use crate::driver::outbox::{self, Outbox, Transports};
 use crate::driver::timers::{self, Timers};
@@ -26,7 +27,7 @@ use crate::protocol::address::Rules;
 use crate::protocol::parse;
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
-use crate::store::sqlite::SqliteStore;
+use crate::store::sqlite::{Durability, SqliteStore};
 use crate::transport::http_push::{self, HttpPush};
 use crate::transport::poll::{self, Hub};
 
@@ -35,10 +36,15 @@ use crate::transport::poll::{self, Hub};
 ///
 /// # Errors
 /// When it cannot start: the address is taken, the storage unusable.
-pub async fn run(config: Config, stop: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
     let server = &config.server;
     let listener = bind(&server.bind, server.port).await?;
-    let address = listener.local_addr().context("the listener has no address")?;
+    let address = listener
+        .local_addr()
+        .context("the listener has no address")?;
     let store = open_store(&config).await?;
     let grace = server.shutdown_timeout.as_duration();
 
@@ -61,7 +67,9 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send + 'static
     let engine = Engine::start(Options {
         store,
         clock,
-        config: machine::Config { retry_timeout_ms: config.tasks.retry_timeout.as_i64() },
+        config: machine::Config {
+            retry_timeout_ms: config.tasks.retry_timeout.as_i64(),
+        },
         hooks: drivers.clone(),
         request_deadline: server.request_deadline.as_duration(),
     });
@@ -70,7 +78,10 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send + 'static
     let app = Arc::new(App {
         engine: engine.clone(),
         hub: hub.clone(),
-        parse: parse::Context { is_debug: config.debug, address_rules },
+        parse: parse::Context {
+            is_debug: config.debug,
+            address_rules,
+        },
         limits: Limits::new(
             server.max_body_size,
             server.request_deadline.as_duration(),
@@ -135,7 +146,13 @@ async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
         Backend::Sqlite if config.storage.sqlite.is_memory() => Ok(Arc::new(MemoryStore::new())),
         Backend::Sqlite => {
             let sqlite = &config.storage.sqlite;
-            Ok(Arc::new(SqliteStore::open(&sqlite.path, sqlite.synchronous.into()).await?))
+            let durability = match sqlite.synchronous {
+                Synchronous::Full => Durability::PowerLoss,
+                Synchronous::Normal => Durability::ProcessCrash,
+            };
+            Ok(Arc::new(
+                SqliteStore::open(Path::new(&sqlite.path), durability).await?,
+            ))
         }
     }
 }
@@ -177,6 +194,6 @@ fn log_start(config: &Config, address: std::net::SocketAddr) {
     if storage == "memory" {
         tracing::warn!("storage is in memory: everything is lost when the server stops");
     }
-    let debug = config.debug;
-    tracing::info!(addr = %address, storage, auth = false, poll, http_push, debug, "listening");
+    let is_debug = config.debug;
+    tracing::info!(addr = %address, storage, auth = false, poll, http_push, is_debug, "listening");
 }

@@ -199,9 +199,10 @@ impl Outbox {
             self.warn_dropped(&address);
         }
         let (body, key) = match &message {
-            Message::Execute { id, version, .. } => {
-                (message::execute(&self.settings.server_url, id, *version), None)
-            }
+            Message::Execute { id, version, .. } => (
+                message::execute(&self.settings.server_url, id, *version),
+                None,
+            ),
             Message::Unblock { promise, address } => (
                 message::unblock(promise),
                 Some((promise.id.clone(), address.clone())),
@@ -389,8 +390,14 @@ impl Outbox {
     }
 
     async fn give_up_some(&self, engine: &Engine) -> Result<usize, crate::engine::Error> {
-        let before = engine.clock().now().saturating_sub(self.settings.unblock_ttl_ms);
-        let stale = engine.store().stale_unblocks(before, self.settings.sweep_max).await?;
+        let before = engine
+            .clock()
+            .now()
+            .saturating_sub(self.settings.unblock_ttl_ms);
+        let stale = engine
+            .store()
+            .stale_unblocks(before, self.settings.sweep_max)
+            .await?;
         let count = stale.len();
         if count > 0 {
             let done = |(promise, address)| Step::UnblockDone { promise, address };

@@ -47,7 +47,11 @@ async fn answer(app: &App, body: &Bytes, started_at: Instant) -> Response {
         Err(rejection) => return rejected(&rejection, started_at),
     };
     let parsed = parse::operation(&envelope, &app.parse).and_then(|operation| {
-        let debug_time = if app.parse.is_debug { envelope.debug_time()? } else { None };
+        let debug_time = if app.parse.is_debug {
+            envelope.debug_time()?
+        } else {
+            None
+        };
         Ok((operation, debug_time))
     });
     let (operation, debug_time) = match parsed {
@@ -59,7 +63,14 @@ async fn answer(app: &App, body: &Bytes, started_at: Instant) -> Response {
         Ok(reply) => {
             let status = reply.status();
             log(kind, corr_id, status, started_at);
-            respond(status, &Envelope { kind, corr_id, reply: &reply })
+            respond(
+                status,
+                &Envelope {
+                    kind,
+                    corr_id,
+                    reply: &reply,
+                },
+            )
         }
         Err(error) => {
             let status = match &error {
@@ -68,15 +79,26 @@ async fn answer(app: &App, body: &Bytes, started_at: Instant) -> Response {
             };
             tracing::error!(kind, status, %error, "request failed");
             log(kind, corr_id, status, started_at);
-            respond(status, &ErrorEnvelope::new(kind, corr_id, status, &error.to_string()))
+            respond(
+                status,
+                &ErrorEnvelope::new(kind, corr_id, status, &error.to_string()),
+            )
         }
     }
 }
 
 fn rejected(rejection: &Rejection, started_at: Instant) -> Response {
-    let Rejection { kind, corr_id, status, message } = rejection;
+    let Rejection {
+        kind,
+        corr_id,
+        status,
+        message,
+    } = rejection;
     log(kind, corr_id, *status, started_at);
-    respond(*status, &ErrorEnvelope::new(kind, corr_id, *status, message))
+    respond(
+        *status,
+        &ErrorEnvelope::new(kind, corr_id, *status, message),
+    )
 }
 
 fn log(kind: &str, corr_id: &str, status: u16, started_at: Instant) {
@@ -85,7 +107,12 @@ fn log(kind: &str, corr_id: &str, status: u16, started_at: Instant) {
 }
 
 fn content_length(headers: &HeaderMap) -> Option<usize> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }
 
 async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Response> {
@@ -103,7 +130,10 @@ async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Response> {
 
 /// A failure that came before the envelope could be read.
 pub(super) fn failure(status: u16, message: &str) -> Response {
-    respond(status, &ErrorEnvelope::new(UNKNOWN_KIND, UNKNOWN_CORR_ID, status, message))
+    respond(
+        status,
+        &ErrorEnvelope::new(UNKNOWN_KIND, UNKNOWN_CORR_ID, status, message),
+    )
 }
 
 fn respond(status: u16, envelope: &impl Serialize) -> Response {
@@ -111,7 +141,10 @@ fn respond(status: u16, envelope: &impl Serialize) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     if status == 503 {
         headers.insert(header::RETRY_AFTER, RETRY_AFTER);
     }

@@ -35,7 +35,8 @@ impl Limits {
         in_flight_max: usize,
         in_flight_bytes_max: usize,
     ) -> Self {
-        let semaphore = |permits: usize| Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
+        let semaphore =
+            |permits: usize| Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
         Limits {
             body_bytes_max,
             request_deadline,
@@ -53,9 +54,15 @@ impl Limits {
         let admitted = async {
             let request = self.requests.clone().acquire_owned().await.ok()?;
             let blocks = self.blocks.clone().acquire_many_owned(blocks).await.ok()?;
-            Some(Permit { _request: request, _blocks: blocks })
+            Some(Permit {
+                _request: request,
+                _blocks: blocks,
+            })
         };
-        tokio::time::timeout_at(deadline, admitted).await.ok().flatten()
+        tokio::time::timeout_at(deadline, admitted)
+            .await
+            .ok()
+            .flatten()
     }
 }
 

@@ -50,12 +50,14 @@ pub fn router(app: Arc<App>, allow_origins: &[String]) -> Router {
         .route("/health", get(|| async { StatusCode::OK }))
         .route("/ready", get(ready))
         .with_state(app);
-    let router = ["promises", "schedules", "tasks"].into_iter().fold(router, |router, name| {
-        router
-            .route(&format!("/{name}"), any(gone))
-            .route(&format!("/{name}/"), any(gone))
-            .route(&format!("/{name}/{{*rest}}"), any(gone))
-    });
+    let router = ["promises", "schedules", "tasks"]
+        .into_iter()
+        .fold(router, |router, name| {
+            router
+                .route(&format!("/{name}"), any(gone))
+                .route(&format!("/{name}/"), any(gone))
+                .route(&format!("/{name}/{{*rest}}"), any(gone))
+        });
     let router = router.layer(CatchPanicLayer::custom(on_panic));
     match cors(allow_origins) {
         Some(cors) => router.layer(cors),
@@ -72,7 +74,12 @@ async fn ready(State(app): State<Arc<App>>) -> StatusCode {
 }
 
 async fn gone() -> Response {
-    (StatusCode::GONE, [(header::CONTENT_TYPE, "application/json")], GONE).into_response()
+    (
+        StatusCode::GONE,
+        [(header::CONTENT_TYPE, "application/json")],
+        GONE,
+    )
+        .into_response()
 }
 
 fn on_panic(_: Box<dyn std::any::Any + Send>) -> axum::http::Response<Body> {
@@ -86,14 +93,31 @@ fn cors(allow_origins: &[String]) -> Option<CorsLayer> {
         return None;
     }
     if allow_origins.iter().any(|origin| origin == "*") {
-        return Some(CorsLayer::new().allow_origin(Any).allow_methods(Any).allow_headers(Any));
+        return Some(
+            CorsLayer::new()
+                .allow_origin(Any)
+                .allow_methods(Any)
+                .allow_headers(Any),
+        );
     }
-    let origins: Vec<HeaderValue> =
-        allow_origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
-    let methods =
-        [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
-    let headers: [HeaderName; 4] =
-        [header::ORIGIN, header::CONTENT_LENGTH, header::CONTENT_TYPE, header::AUTHORIZATION];
+    let origins: Vec<HeaderValue> = allow_origins
+        .iter()
+        .filter_map(|origin| HeaderValue::from_str(origin).ok())
+        .collect();
+    let methods = [
+        Method::GET,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+    ];
+    let headers: [HeaderName; 4] = [
+        header::ORIGIN,
+        header::CONTENT_LENGTH,
+        header::CONTENT_TYPE,
+        header::AUTHORIZATION,
+    ];
     Some(
         CorsLayer::new()
             .allow_origin(AllowOrigin::list(origins))

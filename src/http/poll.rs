@@ -16,8 +16,10 @@ pub(super) async fn handle(
 ) -> Response {
     match app.hub.register(&group, &id) {
         Ok(connection) => {
-            let headers =
-                [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
+            let headers = [
+                (header::CONTENT_TYPE, "text/event-stream"),
+                (header::CACHE_CONTROL, "no-cache"),
+            ];
             (headers, Body::from_stream(connection.into_body_stream())).into_response()
         }
         Err(refused) => (StatusCode::SERVICE_UNAVAILABLE, refused.to_string()).into_response(),
