@@ -27,10 +27,10 @@ impl Deadlines {
         }
         let is_first = self.soonest.first().is_none_or(|first| deadline < *first);
         self.soonest.insert(deadline);
-        if self.soonest.len() > DEADLINES_MAX {
-            if let Some(last) = self.soonest.pop_last() {
-                self.covered_until = self.covered_until.min(last.at.saturating_sub(1));
-            }
+        if self.soonest.len() > DEADLINES_MAX
+            && let Some(last) = self.soonest.pop_last()
+        {
+            self.covered_until = self.covered_until.min(last.at.saturating_sub(1));
         }
         is_first
     }

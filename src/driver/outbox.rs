@@ -149,10 +149,10 @@ impl Outbox {
             }
             match message {
                 Message::Execute { offer_at, .. } if offer_at > now => {
-                    self.hold_back(message, offer_at)
+                    self.hold_back(message, offer_at);
                 }
                 message => {
-                    self.send(message);
+                    self.send(&message);
                 }
             }
         }
@@ -183,11 +183,11 @@ impl Outbox {
     }
 
     /// Hands a message to its transport. Returns whether somebody took it on.
-    fn send(self: &Arc<Self>, message: Message) -> bool {
+    fn send(self: &Arc<Self>, message: &Message) -> bool {
         let Some(transports) = self.transports() else {
             return false;
         };
-        let address = match &message {
+        let address = match message {
             Message::Execute { address, .. } | Message::Unblock { address, .. } => address,
         };
         let Some(address) = Address::parse(address, &self.settings.address_rules) else {
@@ -198,7 +198,7 @@ impl Outbox {
         if transport.is_none() {
             self.warn_dropped(&address);
         }
-        let (body, key) = match &message {
+        let (body, key) = match message {
             Message::Execute { id, version, .. } => (
                 message::execute(&self.settings.server_url, id, *version),
                 None,
@@ -208,10 +208,10 @@ impl Outbox {
                 Some((promise.id.clone(), address.clone())),
             ),
         };
-        if let Some(key) = &key {
-            if !self.lock().in_flight.insert(key.clone()) {
-                return true;
-            }
+        if let Some(key) = &key
+            && !self.lock().in_flight.insert(key.clone())
+        {
+            return true;
         }
         let is_refused = Arc::new(AtomicBool::new(false));
         let receipt = self.receipt(key, is_refused.clone());
@@ -453,7 +453,7 @@ impl Outbox {
                         overdue.push(Step::Promise(id));
                     }
                     waiting => {
-                        if !self.send(message_of(waiting, now)) {
+                        if !self.send(&message_of(waiting, now)) {
                             return Ok(());
                         }
                     }

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import time
 from datetime import timedelta
 from typing import Any
@@ -11,12 +12,9 @@ from resonate.handle import ResonateHandle
 from resonate.resonate import Resonate
 from resonate.types import Value
 
-import functions
 import session
 
 Answer = dict[str, Any]
-
-UNSUPPORTED_FUNCTIONS = {"child_id": functions.CHILD_ID_UNSUPPORTED}
 
 
 def timeout_of(command: Answer) -> timedelta | None:
@@ -109,14 +107,12 @@ async def execute(resonate: Resonate, command: Answer) -> Answer:
 
 async def main() -> None:
     parser = session.argument_parser()
-    parser.add_argument("command", type=json.loads)
+    parser.add_argument("command", help="one JSON object, or - for standard input")
     args = parser.parse_args()
-    if (reason := UNSUPPORTED_FUNCTIONS.get(args.command.get("func"))) is not None:
-        answer = {"unsupported": reason}
-    else:
-        resonate = await session.connect(args)
-        answer = await execute(resonate, args.command)
-        await session.stop(resonate)
+    command = json.loads(sys.stdin.buffer.read() if args.command == "-" else args.command)
+    resonate = await session.connect(args)
+    answer = await execute(resonate, command)
+    await session.stop(resonate)
     print(json.dumps(answer), flush=True)
 
 

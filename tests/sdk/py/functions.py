@@ -12,8 +12,6 @@ from resonate.context import Context
 from resonate.resonate import Resonate
 from resonate.retry import Never
 
-CHILD_ID_UNSUPPORTED = "Context.options and Context.run take no id: the SDK derives every child's id from its parent's"
-
 _log_path: str | None = None
 
 
@@ -106,7 +104,7 @@ async def ask(ctx: Context, promise_id: str) -> Any:
 
 
 async def child_id(ctx: Context, id: str) -> str:
-    raise RuntimeError("unsupported: " + CHILD_ID_UNSUPPORTED)
+    raise RuntimeError("unsupported: no call of Context takes an id, the SDK derives it from the parent's")
 
 
 async def echo(ctx: Context, value: Any) -> Any:

@@ -9,9 +9,6 @@ use std::time::Duration;
 use resonate_sdk::prelude::*;
 use serde_json::Value as Json;
 
-pub const CHILD_ID_UNSUPPORTED: &str = "Context::run and Context::rpc take no id: \
-     the SDK derives every child's id from its parent's";
-
 static LOG: OnceLock<PathBuf> = OnceLock::new();
 
 /// Names the file that executions of the (log) functions are appended to.
@@ -141,7 +138,8 @@ pub async fn ask(ctx: &Context, _promise_id: String) -> Result<Json> {
 #[resonate_sdk::function]
 pub async fn child_id(_id: String) -> Result<String> {
     Err(Error::Application {
-        message: format!("unsupported: {CHILD_ID_UNSUPPORTED}"),
+        message: "unsupported: no call of Context takes an id, the SDK derives it from the parent's"
+            .into(),
     })
 }
 

@@ -178,9 +178,6 @@ async fn execute(resonate: &Resonate, command: &Command) -> Result<Json> {
 }
 
 async fn answer(arguments: &Arguments, command: &Command) -> Result<Json> {
-    if command.func == "child_id" {
-        return Ok(json!({ "unsupported": CHILD_ID_UNSUPPORTED }));
-    }
     let resonate = arguments.connect()?;
     let answer = execute(&resonate, command)
         .await
@@ -193,10 +190,11 @@ async fn answer(arguments: &Arguments, command: &Command) -> Result<Json> {
 #[tokio::main]
 async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse()?;
-    let [command] = arguments.rest.as_slice() else {
-        return Err("expected one command as a JSON object".into());
+    let command: Command = match arguments.rest.as_slice() {
+        [stdin] if stdin == "-" => serde_json::from_reader(std::io::stdin().lock())?,
+        [command] => serde_json::from_str(command)?,
+        _ => return Err("expected one command: a JSON object, or - for standard input".into()),
     };
-    let command: Command = serde_json::from_str(command)?;
     println!("{}", answer(&arguments, &command).await?);
     Ok(())
 }

@@ -1,0 +1,82 @@
+//! What a workload measured.
+
+use std::fmt;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+/// Latencies of one workload, in microseconds.
+pub struct Figures {
+    workload: &'static str,
+    elapsed: Duration,
+    latencies_us: Histogram<u64>,
+}
+
+impl Figures {
+    /// Nothing measured yet.
+    pub fn new(workload: &'static str) -> anyhow::Result<Self> {
+        let latencies_us = Histogram::new_with_bounds(1, 600_000_000, 3)?;
+        Ok(Figures {
+            workload,
+            elapsed: Duration::ZERO,
+            latencies_us,
+        })
+    }
+
+    /// Adds one latency.
+    pub fn record(&mut self, latency: Duration) {
+        self.latencies_us
+            .saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// Adds those of another part of the same workload.
+    pub fn add(&mut self, other: &Figures) -> anyhow::Result<()> {
+        self.latencies_us.add(&other.latencies_us)?;
+        Ok(())
+    }
+
+    /// Sets how long the whole workload took.
+    pub fn finish(mut self, elapsed: Duration) -> Self {
+        self.elapsed = elapsed;
+        self
+    }
+
+    fn quantile_ms(&self, quantile: f64) -> f64 {
+        self.latencies_us.value_at_quantile(quantile) as f64 / 1000.0
+    }
+
+    fn rate(&self) -> f64 {
+        self.latencies_us.len() as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
+    /// One JSON object.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "workload": self.workload,
+            "count": self.latencies_us.len(),
+            "elapsed_ms": self.elapsed.as_secs_f64() * 1000.0,
+            "per_second": self.rate(),
+            "p50_ms": self.quantile_ms(0.5),
+            "p99_ms": self.quantile_ms(0.99),
+            "p999_ms": self.quantile_ms(0.999),
+            "max_ms": self.latencies_us.max() as f64 / 1000.0,
+        })
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {} in {:.1} s, {:.0}/s, p50 {:.3} ms, p99 {:.3} ms, p99.9 {:.3} ms, max {:.3} ms",
+            self.workload,
+            self.latencies_us.len(),
+            self.elapsed.as_secs_f64(),
+            self.rate(),
+            self.quantile_ms(0.5),
+            self.quantile_ms(0.99),
+            self.quantile_ms(0.999),
+            self.latencies_us.max() as f64 / 1000.0,
+        )
+    }
+}
