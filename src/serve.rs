@@ -21,7 +21,7 @@ use crate::driver::outbox::{self, Outbox, Transports};
 use crate::driver::timers::{self, Timers};
 use crate::engine::clock::Clock;
 use crate::engine::{Engine, Options};
-use crate::http::{App, Limits, router};
+use crate::http::{App, Limits, metrics_router, router};
 use crate::machine;
 use crate::protocol::address::Rules;
 use crate::protocol::parse;
@@ -90,6 +90,12 @@ pub async fn run(
         ),
     });
     let router = router(app, &server.cors.allow_origins);
+    if config.observability.metrics_port != 0 {
+        tasks.spawn(serve_metrics(
+            server.bind.clone(),
+            config.observability.metrics_port,
+        ));
+    }
     log_start(&config, address);
     serve_until(listener, router, hub, grace, stop).await?;
 
@@ -139,6 +145,19 @@ async fn serve_until(
 async fn bind(host: &str, port: u16) -> anyhow::Result<TcpListener> {
     let bound = TcpListener::bind((host.trim_matches(['[', ']']), port)).await;
     bound.map_err(|error| anyhow::anyhow!("Failed to bind to {host}:{port}: {error}"))
+}
+
+/// Metrics are worth having, not worth failing for.
+async fn serve_metrics(host: String, port: u16) {
+    let served = match bind(&host, port).await {
+        Ok(listener) => axum::serve(listener, metrics_router())
+            .await
+            .map_err(Into::into),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = served {
+        tracing::warn!("metrics are not served: {error:#}");
+    }
 }
 
 async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {

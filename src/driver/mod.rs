@@ -8,7 +8,9 @@ use tokio::task::JoinSet;
 use crate::engine::clock::Clock;
 use crate::engine::{Engine, Hooks};
 use crate::machine::workspace::Message;
-use crate::store::Changes;
+use crate::protocol::record::tag;
+use crate::store::{Change, Changes};
+use crate::telemetry::metrics::METRICS;
 
 pub mod deadlines;
 pub mod outbox;
@@ -49,6 +51,8 @@ impl Drivers {
 
 impl Hooks for Drivers {
     fn committed(&self, changes: &Changes) {
+        METRICS.schedule_promises(occurrences(changes));
+        METRICS.schedule_promises(occurrences(changes));
         self.timers
             .committed(changes, |queue| self.outbox.is_listened(queue));
     }
@@ -69,4 +73,16 @@ impl Hooks for Drivers {
     fn held(&self) -> Vec<Message> {
         self.outbox.held()
     }
+}
+
+/// How many of the new promises were created by a schedule that fired in the same commit.
+fn occurrences(changes: &Changes) -> u64 {
+    if changes.schedules.is_empty() {
+        return 0;
+    }
+    let is_occurrence = |change: &&Change| {
+        let of = change.after.promise.tags.get(tag::SCHEDULE);
+        change.before.is_none() && changes.schedules.iter().any(|s| Some(&*s.id) == of)
+    };
+    u64::try_from(changes.objects.iter().filter(is_occurrence).count()).unwrap_or(u64::MAX)
 }

@@ -26,6 +26,7 @@ use crate::protocol::address::{Address, Rules};
 use crate::protocol::message;
 use crate::protocol::record::{Id, Millis};
 use crate::store::{QueueCursor, Waiting};
+use crate::telemetry::metrics::METRICS;
 use crate::transport::http_push::HttpPush;
 use crate::transport::poll::{self, Hub};
 use crate::transport::{Outcome, Outgoing, Receipt, Transport};
@@ -213,6 +214,10 @@ impl Outbox {
         {
             return true;
         }
+        METRICS.message(match message {
+            Message::Execute { .. } => "execute",
+            Message::Unblock { .. } => "unblock",
+        });
         let is_refused = Arc::new(AtomicBool::new(false));
         let receipt = self.receipt(key, is_refused.clone());
         match transport {
@@ -232,6 +237,12 @@ impl Outbox {
     fn receipt(self: &Arc<Self>, key: Option<(Id, Id)>, is_refused: Arc<AtomicBool>) -> Receipt {
         let outbox = self.clone();
         Receipt::new(move |outcome| {
+            let status = match outcome {
+                Outcome::Delivered => "success",
+                Outcome::Failed => "error",
+                Outcome::Nobody | Outcome::Disabled => "dropped",
+            };
+            METRICS.deliveries(status, 1);
             if outcome == Outcome::Nobody {
                 is_refused.store(true, Ordering::Relaxed);
             }
@@ -400,6 +411,7 @@ impl Outbox {
             .await?;
         let count = stale.len();
         if count > 0 {
+            METRICS.deliveries("dropped", u64::try_from(count).unwrap_or(u64::MAX));
             let done = |(promise, address)| Step::UnblockDone { promise, address };
             engine.step(stale.into_iter().map(done).collect()).await?;
         }

@@ -16,6 +16,8 @@ use crate::protocol::envelope::{self, Rejection, UNKNOWN_CORR_ID, UNKNOWN_KIND};
 use crate::protocol::parse;
 use crate::protocol::reply::{Envelope, ErrorEnvelope};
 
+use crate::telemetry::metrics::METRICS;
+
 use super::App;
 
 const TOO_LARGE: &str = "Request body too large";
@@ -28,15 +30,15 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
     let started_at = Instant::now();
     let announced = content_length(request.headers());
     if announced.is_some_and(|bytes| bytes > app.limits.body_bytes_max) {
-        return failure(413, TOO_LARGE);
+        return refused(413, TOO_LARGE, started_at);
     }
     let reserved = announced.unwrap_or(app.limits.body_bytes_max);
     let Some(_permit) = app.limits.admit(reserved).await else {
-        return failure(503, OVERLOADED);
+        return refused(503, OVERLOADED, started_at);
     };
     let body = match read_body(request.into_body(), app.limits.body_bytes_max).await {
         Ok(body) => body,
-        Err(response) => return response,
+        Err((status, message)) => return refused(status, &message, started_at),
     };
     answer(&app, &body, started_at).await
 }
@@ -102,7 +104,9 @@ fn rejected(rejection: &Rejection, started_at: Instant) -> Response {
 }
 
 fn log(kind: &str, corr_id: &str, status: u16, started_at: Instant) {
-    let elapsed_us = started_at.elapsed().as_micros();
+    let elapsed = started_at.elapsed();
+    METRICS.request(kind, status, elapsed);
+    let elapsed_us = elapsed.as_micros();
     tracing::debug!(kind, corr_id, status, elapsed_us, "request");
 }
 
@@ -115,17 +119,22 @@ fn content_length(headers: &HeaderMap) -> Option<usize> {
         .ok()
 }
 
-async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Response> {
+async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, (u16, String)> {
     match Limited::new(body, bytes_max).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
-            Err(failure(413, TOO_LARGE))
+            Err((413, TOO_LARGE.to_owned()))
         }
-        Err(error) => {
-            let message = format!("Invalid request envelope: the body ended early: {error}");
-            Err(failure(400, &message))
-        }
+        Err(error) => Err((
+            400,
+            format!("Invalid request envelope: the body ended early: {error}"),
+        )),
     }
+}
+
+fn refused(status: u16, message: &str, started_at: Instant) -> Response {
+    log(UNKNOWN_KIND, UNKNOWN_CORR_ID, status, started_at);
+    failure(status, message)
 }
 
 /// A failure that came before the envelope could be read.

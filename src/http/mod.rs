@@ -17,6 +17,7 @@ use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use crate::engine::Engine;
 use crate::protocol::parse;
+use crate::telemetry::metrics::METRICS;
 use crate::transport::poll::Hub;
 
 mod api;
@@ -63,6 +64,18 @@ pub fn router(app: Arc<App>, allow_origins: &[String]) -> Router {
         Some(cors) => router.layer(cors),
         None => router,
     }
+}
+
+/// `GET /metrics`, on a port of its own.
+pub fn metrics_router() -> Router {
+    let content_type = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
+    Router::new().route(
+        "/metrics",
+        get(move || async move { (content_type, METRICS.render()) }),
+    )
 }
 
 async fn ready(State(app): State<Arc<App>>) -> StatusCode {

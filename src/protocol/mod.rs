@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod envelope;
+pub mod kinds;
 pub mod message;
 pub mod operation;
 pub mod parse;

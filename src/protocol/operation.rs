@@ -1,6 +1,6 @@
 //! The typed operations: what a request asks, after parsing and validation (`protocol.md` §8–11).
 //!
-//! [`super::parse`] is the only place that makes them from the wire.
+//! `super::parse` is the only place that makes them from the wire.
 
 use super::record::{Id, Millis, PromiseState, Tags, TaskState, Value, Verdict};
 

@@ -1,3 +1,4 @@
 //! What the server tells about itself.
 
 pub mod logging;
+pub mod metrics;

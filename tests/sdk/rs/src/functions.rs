@@ -138,8 +138,9 @@ pub async fn ask(ctx: &Context, _promise_id: String) -> Result<Json> {
 #[resonate_sdk::function]
 pub async fn child_id(_id: String) -> Result<String> {
     Err(Error::Application {
-        message: "unsupported: no call of Context takes an id, the SDK derives it from the parent's"
-            .into(),
+        message:
+            "unsupported: no call of Context takes an id, the SDK derives it from the parent's"
+                .into(),
     })
 }
 

@@ -1,0 +1,113 @@
+//! The metric catalogue: every series, its help and its labels, in one table (`protocol.md` §2,
+//! `transports.md` §7). Labels are bounded: a kind the protocol does not know is `unknown`.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
+};
+
+use crate::protocol::kinds;
+
+/// The metrics of this process.
+pub static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
+
+/// See the module documentation.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    messages: IntCounterVec,
+    deliveries: IntCounterVec,
+    schedule_promises: IntCounter,
+}
+
+impl Metrics {
+    fn new() -> Self {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let counters =
+                IntCounterVec::new(Opts::new(name, help), labels).expect("names are constants");
+            registry
+                .register(Box::new(counters.clone()))
+                .expect("names are unique");
+            counters
+        };
+        let requests = counters(
+            "resonate_request_total",
+            "Protocol requests answered, by kind and status.",
+            &["kind", "status"],
+        );
+        let messages = counters(
+            "resonate_messages_total",
+            "Messages handed to a transport, by kind.",
+            &["kind"],
+        );
+        let deliveries = counters(
+            "resonate_deliveries_total",
+            "Deliveries finished: success, error (tried and failed), dropped (nobody, disabled or given up).",
+            &["status"],
+        );
+        let opts = HistogramOpts::new(
+            "resonate_request_duration_seconds",
+            "Time from reading a protocol request to answering it, by kind.",
+        )
+        .buckets(prometheus::exponential_buckets(0.000_1, 2.0, 18).expect("constants"));
+        let request_seconds = HistogramVec::new(opts, &["kind"]).expect("names are constants");
+        registry
+            .register(Box::new(request_seconds.clone()))
+            .expect("names are unique");
+        let schedule_promises = IntCounter::new(
+            "resonate_schedule_promises_total",
+            "Promises created by schedules.",
+        )
+        .expect("names are constants");
+        registry
+            .register(Box::new(schedule_promises.clone()))
+            .expect("names are unique");
+        Metrics {
+            registry,
+            requests,
+            request_seconds,
+            messages,
+            deliveries,
+            schedule_promises,
+        }
+    }
+
+    /// A request was answered.
+    pub fn request(&self, kind: &str, status: u16, elapsed: Duration) {
+        let kind = kinds::known(kind).unwrap_or("unknown");
+        self.requests
+            .with_label_values(&[kind, &status.to_string()])
+            .inc();
+        self.request_seconds
+            .with_label_values(&[kind])
+            .observe(elapsed.as_secs_f64());
+    }
+
+    /// A message (`execute`, `unblock`) was handed to a transport.
+    pub fn message(&self, kind: &'static str) {
+        self.messages.with_label_values(&[kind]).inc();
+    }
+
+    /// A delivery has finished (`success`, `error`, `dropped`).
+    pub fn deliveries(&self, status: &'static str, count: u64) {
+        self.deliveries.with_label_values(&[status]).inc_by(count);
+    }
+
+    /// Promises were created by schedules.
+    pub fn schedule_promises(&self, count: u64) {
+        self.schedule_promises.inc_by(count);
+    }
+
+    /// The Prometheus text format.
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics cannot be rendered");
+        }
+        String::from_utf8(text).unwrap_or_default()
+    }
+}
