@@ -301,3 +301,71 @@ async fn no_statement_walks_a_table_it_could_search() {
         }
     }
 }
+
+/// `cargo test --release --lib measure_batches -- --ignored --nocapture`
+///
+/// On two cores and a virtual disk: see the table in the module documentation.
+#[tokio::test]
+#[ignore = "measures; wants a release build and an idle machine"]
+async fn measure_batches() {
+    let (store, _directory) = open().await;
+    for (rounds, size) in [(500, 1), (200, 16), (200, 64), (100, 256)] {
+        let batches: Vec<Vec<String>> = (0..rounds)
+            .map(|round| {
+                let name = |n| format!("{size}-{:016x}.{n}", fastrand::u64(..).rotate_left(round));
+                (0..size).map(name).collect()
+            })
+            .collect();
+        let report = |what: &str, started: std::time::Instant| {
+            let elapsed = started.elapsed();
+            let rows = f64::from(rounds * size) / elapsed.as_secs_f64();
+            println!(
+                "{what:>8} {size:>4} per commit: {rows:>8.0}/s, {:?} each",
+                elapsed / rounds
+            );
+        };
+        let started = clock();
+        for batch in &batches {
+            let names: Vec<&str> = batch.iter().map(|name| &**name).collect();
+            insert(&store, &names).await.unwrap();
+        }
+        report("create", started);
+        let started = clock();
+        for batch in &batches {
+            settle(&store, batch).await;
+        }
+        report("settle", started);
+    }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a stopwatch, not the server's clock"
+)]
+fn clock() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
+/// Loads and settles a batch, as a lane does.
+async fn settle(store: &SqliteStore, names: &[String]) {
+    let mut transaction = store.begin().await.unwrap();
+    let need = Need {
+        objects: names.iter().map(|name| Id::from(&**name)).collect(),
+        ..Need::default()
+    };
+    let loaded = transaction.load(&need).await.unwrap();
+    let change = |before: Object| {
+        let mut after = before.clone();
+        after.promise.state = crate::protocol::record::PromiseState::Resolved;
+        after.promise.settled_at = Some(1);
+        Change {
+            before: Some(Arc::new(before)),
+            after: Arc::new(after),
+        }
+    };
+    let changes = Changes {
+        objects: loaded.objects.into_iter().map(change).collect(),
+        schedules: Vec::new(),
+    };
+    transaction.commit(&changes).await.unwrap();
+}
