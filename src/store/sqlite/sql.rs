@@ -174,7 +174,7 @@ pub const DUE_ONLY: &str = due!("IN (SELECT value FROM json_each(?3))");
 /// Executes waiting in queue ?1, offered by ?2, after (?3, ?4, ?5), at most ?6.
 pub const WAITING_EXECUTES: &str = "
     SELECT t.retry_at, t.id, t.target, t.version FROM tasks AS t
-    WHERE t.state = 'pending' AND t.queue = ?1 AND t.offer_at <= ?2 AND t.retry_at >= ?3
+    WHERE t.state = 'pending' AND t.queue = ?1 AND t.offer_at <= ?2
         AND (t.retry_at, t.id, t.target) > (?3, ?4, ?5)
     ORDER BY t.retry_at, t.id LIMIT ?6";
 
@@ -184,7 +184,7 @@ pub const WAITING_UNBLOCKS: &str = concat!(
     promise_columns!(),
     ", l.retry_at, l.address
     FROM listeners AS l CROSS JOIN promises AS p ON p.id = l.promise_id
-    WHERE l.enqueued_at IS NOT NULL AND l.queue = ?1 AND l.enqueued_at <= ?2 AND l.retry_at >= ?3
+    WHERE l.enqueued_at IS NOT NULL AND l.queue = ?1 AND l.enqueued_at <= ?2
         AND (l.retry_at, l.promise_id, l.address) > (?3, ?4, ?5)
     ORDER BY l.retry_at, l.promise_id, l.address LIMIT ?6"
 );

@@ -317,6 +317,7 @@ async fn no_statement_walks_a_table_it_could_search() {
 /// `cargo test --release --lib measure_batches -- --ignored --nocapture`.
 #[tokio::test]
 #[ignore = "measures; wants a release build and an idle machine"]
+#[allow(clippy::print_stdout, reason = "the measurement")]
 async fn measure_batches() {
     let (store, _directory) = open().await;
     for (rounds, size) in [(500, 1), (200, 16), (200, 64), (100, 256)] {
