@@ -14,9 +14,41 @@ mod harness {
     pub mod sse;
 }
 
-mod protocol {}
+mod protocol {
+    mod deadlines;
+    mod debug;
+    mod dispatch;
+    mod envelope;
+    mod preload;
+    mod projection;
+    mod promise_create;
+    mod promise_get;
+    mod promise_register_callback;
+    mod promise_register_listener;
+    mod promise_search;
+    mod promise_settle;
+    mod resume;
+    mod schedule_fires;
+    mod schedules;
+    mod tag_rules;
+    mod task_acquire;
+    mod task_create;
+    mod task_fence;
+    mod task_fulfill;
+    mod task_get;
+    mod task_heartbeat;
+    mod task_release_halt_continue;
+    mod task_search;
+    mod task_suspend;
+}
 
-mod surface {}
+mod surface {
+    mod cors;
+    mod http;
+    mod lifecycle;
+    mod push;
+    mod sse;
+}
 
 #[test]
 fn no_file_is_forgotten() {

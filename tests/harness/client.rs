@@ -29,7 +29,10 @@ impl Response {
     /// Reads a response and checks what holds for every one of them.
     #[track_caller]
     pub fn read(request: &[u8], reply: &Reply) -> Response {
-        let request: String = String::from_utf8_lossy(request).chars().take(4000).collect();
+        let request: String = String::from_utf8_lossy(request)
+            .chars()
+            .take(4000)
+            .collect();
         let text = reply.text();
         let exchange = format!(
             "\n  request:  {request}\n  response: HTTP {} {text}",

@@ -130,6 +130,11 @@ impl Server {
     pub fn restart(mut self, signal: Signal) -> Server {
         self.signal(signal);
         self.wait();
+        self.restart_stopped()
+    }
+
+    /// Starts another server on the directory of one that has ended, with the same flags.
+    pub fn restart_stopped(self) -> Server {
         Server::launch(Arc::clone(&self.home), self.extra.clone())
     }
 

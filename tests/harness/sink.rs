@@ -57,7 +57,17 @@ impl Sink {
 
     /// Answers as scripted, then 200.
     pub fn scripted(script: Vec<Answer>) -> Sink {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Sink::listen(any, script)
+    }
+
+    /// Answers 200 to everything that comes to an address of the test's choice.
+    pub fn on(addr: SocketAddr) -> Sink {
+        Sink::listen(addr, Vec::new())
+    }
+
+    fn listen(addr: SocketAddr, script: Vec<Answer>) -> Sink {
+        let listener = TcpListener::bind(addr).expect("the loopback port is free");
         let addr = listener.local_addr().expect("a listener has an address");
         let script = Arc::new(Mutex::new(VecDeque::from(script)));
         let (sender, deliveries) = mpsc::channel();
@@ -80,6 +90,11 @@ impl Sink {
         self.deliveries
             .recv_timeout(DEADLINE)
             .expect("a delivery arrives")
+    }
+
+    /// Whether nothing has arrived that the test has not asked for.
+    pub fn is_idle(&self) -> bool {
+        self.deliveries.try_recv().is_err()
     }
 }
 

@@ -26,7 +26,12 @@ impl Stream {
         let mut connection = Connection::open(server.addr()).expect("the server accepts");
         let path = format!("/poll/{group}/{id}");
         connection
-            .write(&encode("GET", &path, &[("accept", "text/event-stream")], b""))
+            .write(&encode(
+                "GET",
+                &path,
+                &[("accept", "text/event-stream")],
+                b"",
+            ))
             .expect("the request is sent");
         let head = connection.read_head().expect("the headers come at once");
         assert_eq!(head.status, 200, "GET {path}: {head:?}");

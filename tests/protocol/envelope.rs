@@ -121,7 +121,12 @@ fn row_3_a_missing_or_mistyped_member_is_named_and_the_others_echoed() {
     let get = "promise.get";
     let data = json!({"id": "a"});
     let cases = [
-        (json!({"head": head(), "data": data}), "unknown", "c", "kind"),
+        (
+            json!({"head": head(), "data": data}),
+            "unknown",
+            "c",
+            "kind",
+        ),
         (
             json!({"kind": null, "head": head(), "data": data}),
             "unknown",
@@ -135,8 +140,18 @@ fn row_3_a_missing_or_mistyped_member_is_named_and_the_others_echoed() {
             "kind",
         ),
         (json!({"kind": get, "data": data}), get, "0", "head"),
-        (json!({"kind": get, "head": "x", "data": data}), get, "0", "head"),
-        (json!({"kind": get, "head": [], "data": data}), get, "0", "head"),
+        (
+            json!({"kind": get, "head": "x", "data": data}),
+            get,
+            "0",
+            "head",
+        ),
+        (
+            json!({"kind": get, "head": [], "data": data}),
+            get,
+            "0",
+            "head",
+        ),
         (
             json!({"kind": get, "head": {"version": VERSION}, "data": data}),
             get,
@@ -182,10 +197,22 @@ fn row_4_an_empty_kind() {
     let server = shared();
     let message = "Missing or invalid 'kind' field — must be a non-empty string";
     let body = json!({"kind": "", "head": head(), "data": {}});
-    expect(&server.post(body.to_string().as_bytes()), 400, "", "c", message);
+    expect(
+        &server.post(body.to_string().as_bytes()),
+        400,
+        "",
+        "c",
+        message,
+    );
     // It comes before the checks of data and version.
     let body = json!({"kind": "", "head": {"corrId": "c", "version": "1"}, "data": null});
-    expect(&server.post(body.to_string().as_bytes()), 400, "", "c", message);
+    expect(
+        &server.post(body.to_string().as_bytes()),
+        400,
+        "",
+        "c",
+        message,
+    );
 }
 
 #[test]
@@ -199,7 +226,13 @@ fn row_5_data_that_is_not_an_object() {
     }
     // It comes before the check of the version.
     let body = json!({"kind": "x", "head": {"corrId": "c", "version": "1"}, "data": []});
-    expect(&server.post(body.to_string().as_bytes()), 400, "x", "c", message);
+    expect(
+        &server.post(body.to_string().as_bytes()),
+        400,
+        "x",
+        "c",
+        message,
+    );
 }
 
 #[test]
@@ -220,7 +253,14 @@ fn row_6_another_protocol_version() {
 #[test]
 fn row_9_an_unknown_operation() {
     let server = shared();
-    for kind in ["promise", "promises.get", "Promise.get", "task.claim", "debug.no", " "] {
+    for kind in [
+        "promise",
+        "promises.get",
+        "Promise.get",
+        "task.claim",
+        "debug.no",
+        " ",
+    ] {
         let message = format!("Unknown operation: {kind}");
         server.refused(kind, json!({}), 400, &message);
     }
@@ -229,10 +269,21 @@ fn row_9_an_unknown_operation() {
 #[test]
 fn row_10_debug_operations_are_forbidden_unless_enabled() {
     let server = shared();
-    for kind in ["debug.start", "debug.stop", "debug.reset", "debug.tick", "debug.snap"] {
+    for kind in [
+        "debug.start",
+        "debug.stop",
+        "debug.reset",
+        "debug.tick",
+        "debug.snap",
+    ] {
         server.refused(kind, json!({}), 403, "Debug operations are disabled");
         // It comes before the checks of data fields.
-        server.refused(kind, json!({"time": "x"}), 403, "Debug operations are disabled");
+        server.refused(
+            kind,
+            json!({"time": "x"}),
+            403,
+            "Debug operations are disabled",
+        );
     }
 }
 
@@ -262,7 +313,10 @@ fn row_11_a_missing_field_is_named() {
         ("task.halt", &["id"]),
         ("task.continue", &["id"]),
         ("schedule.get", &["id"]),
-        ("schedule.create", &["id", "cron", "promiseId", "promiseTimeout"]),
+        (
+            "schedule.create",
+            &["id", "cron", "promiseId", "promiseTimeout"],
+        ),
         ("schedule.delete", &["id"]),
     ];
     for (kind, fields) in cases {
@@ -288,21 +342,53 @@ fn row_11_a_field_of_the_wrong_type_is_named() {
         ("promise.get", json!({"id": 7}), "id"),
         ("promise.get", json!({"id": null}), "id"),
         ("promise.create", json!({"id": ["a"], "timeoutAt": 1}), "id"),
-        ("promise.create", create_with(&create, "param", json!("x")), "param"),
-        ("promise.create", create_with(&create, "param", json!([])), "param"),
-        ("promise.create", create_with(&create, "param", json!({"data": 1})), "data"),
+        (
+            "promise.create",
+            create_with(&create, "param", json!("x")),
+            "param",
+        ),
+        (
+            "promise.create",
+            create_with(&create, "param", json!([])),
+            "param",
+        ),
+        (
+            "promise.create",
+            create_with(&create, "param", json!({"data": 1})),
+            "data",
+        ),
         (
             "promise.create",
             create_with(&create, "param", json!({"headers": {"a": 1}})),
             "headers",
         ),
-        ("promise.create", create_with(&create, "tags", json!([])), "tags"),
-        ("promise.create", create_with(&create, "tags", json!({"a": 1})), "tags"),
-        ("promise.create", create_with(&create, "tags", json!({"a": null})), "tags"),
+        (
+            "promise.create",
+            create_with(&create, "tags", json!([])),
+            "tags",
+        ),
+        (
+            "promise.create",
+            create_with(&create, "tags", json!({"a": 1})),
+            "tags",
+        ),
+        (
+            "promise.create",
+            create_with(&create, "tags", json!({"a": null})),
+            "tags",
+        ),
         ("promise.settle", json!({"id": "a", "state": 1}), "state"),
         ("task.heartbeat", json!({"pid": "p", "tasks": {}}), "tasks"),
-        ("task.heartbeat", json!({"pid": "p", "tasks": [{"id": "a"}]}), "version"),
-        ("task.suspend", json!({"id": "a", "version": 0, "actions": 1}), "actions"),
+        (
+            "task.heartbeat",
+            json!({"pid": "p", "tasks": [{"id": "a"}]}),
+            "version",
+        ),
+        (
+            "task.suspend",
+            json!({"id": "a", "version": 0, "actions": 1}),
+            "actions",
+        ),
         ("promise.search", json!({"limit": "1"}), "limit"),
         ("promise.search", json!({"cursor": 1}), "cursor"),
         ("promise.search", json!({"tags": "x"}), "tags"),
@@ -323,11 +409,26 @@ fn create_with(create: &Value, field: &str, value: Value) -> Value {
 #[test]
 fn row_11_integers_must_be_json_integers() {
     let server = shared();
-    let numbers = ["5000.5", "5000.0", "\"5000\"", "1e3", "9223372036854775808", "1e999"];
+    let numbers = [
+        "5000.5",
+        "5000.0",
+        "\"5000\"",
+        "1e3",
+        "9223372036854775808",
+        "1e999",
+    ];
     let cases = [
         ("promise.create", r#"{"id":"a","timeoutAt":@}"#, "timeoutAt"),
-        ("task.acquire", r#"{"id":"a","version":@,"pid":"p","ttl":1}"#, "version"),
-        ("task.acquire", r#"{"id":"a","version":0,"pid":"p","ttl":@}"#, "ttl"),
+        (
+            "task.acquire",
+            r#"{"id":"a","version":@,"pid":"p","ttl":1}"#,
+            "version",
+        ),
+        (
+            "task.acquire",
+            r#"{"id":"a","version":0,"pid":"p","ttl":@}"#,
+            "ttl",
+        ),
         ("task.release", r#"{"id":"a","version":@}"#, "version"),
         ("promise.search", r#"{"limit":@}"#, "limit"),
         (
@@ -381,7 +482,10 @@ fn row_12_several_broken_rules_are_all_told() {
     let data = json!({"awaited": "", "awaiter": ""});
     let response = server.call("promise.register_callback", data);
     let given: Vec<&str> = response.message().split("; ").collect();
-    for message in ["Awaited promise ID is required", "Awaiter promise ID is required"] {
+    for message in [
+        "Awaited promise ID is required",
+        "Awaiter promise ID is required",
+    ] {
         assert!(given.contains(&message), "{response}");
     }
 }
@@ -406,7 +510,10 @@ fn null_means_absent_where_a_field_is_optional() {
     assert_eq!(settled["promise"]["value"], json!({}));
 
     let other = unique("null");
-    server.ok("promise.create", json!({"id": other, "timeoutAt": i64::MAX}));
+    server.ok(
+        "promise.create",
+        json!({"id": other, "timeoutAt": i64::MAX}),
+    );
     server.ok(
         "promise.settle",
         json!({"id": other, "state": "resolved", "value": null}),
@@ -475,9 +582,18 @@ fn null_bytes_are_refused_in_ids_tags_headers_addresses_and_data() {
     };
     let settle = |data: Value| json!({"kind": "promise.settle", "data": data});
     let cases = [
-        ("promise.create", json!({"id": "n", "timeoutAt": 1, "tags": {"k": z}})),
-        ("promise.create", json!({"id": "n", "timeoutAt": 1, "tags": {z: "v"}})),
-        ("promise.create", json!({"id": "n", "timeoutAt": 1, "param": {"data": z}})),
+        (
+            "promise.create",
+            json!({"id": "n", "timeoutAt": 1, "tags": {"k": z}}),
+        ),
+        (
+            "promise.create",
+            json!({"id": "n", "timeoutAt": 1, "tags": {z: "v"}}),
+        ),
+        (
+            "promise.create",
+            json!({"id": "n", "timeoutAt": 1, "param": {"data": z}}),
+        ),
         (
             "promise.create",
             json!({"id": "n", "timeoutAt": 1, "param": {"headers": {"k": z}}}),
@@ -486,16 +602,40 @@ fn null_bytes_are_refused_in_ids_tags_headers_addresses_and_data() {
             "promise.create",
             json!({"id": "n", "timeoutAt": 1, "param": {"headers": {z: "v"}}}),
         ),
-        ("promise.settle", json!({"id": "n", "state": "resolved", "value": {"data": z}})),
-        ("promise.register_callback", json!({"awaited": z, "awaiter": "n"})),
-        ("promise.register_callback", json!({"awaited": "n", "awaiter": z})),
-        ("promise.register_listener", json!({"awaited": z, "address": "http://h"})),
-        ("promise.register_listener", json!({"awaited": "n", "address": "http://h/\u{0}"})),
+        (
+            "promise.settle",
+            json!({"id": "n", "state": "resolved", "value": {"data": z}}),
+        ),
+        (
+            "promise.register_callback",
+            json!({"awaited": z, "awaiter": "n"}),
+        ),
+        (
+            "promise.register_callback",
+            json!({"awaited": "n", "awaiter": z}),
+        ),
+        (
+            "promise.register_listener",
+            json!({"awaited": z, "address": "http://h"}),
+        ),
+        (
+            "promise.register_listener",
+            json!({"awaited": "n", "address": "http://h/\u{0}"}),
+        ),
         ("task.get", json!({"id": z})),
-        ("task.acquire", json!({"id": z, "version": 0, "pid": "p", "ttl": 1})),
-        ("task.acquire", json!({"id": "n", "version": 0, "pid": z, "ttl": 1})),
+        (
+            "task.acquire",
+            json!({"id": z, "version": 0, "pid": "p", "ttl": 1}),
+        ),
+        (
+            "task.acquire",
+            json!({"id": "n", "version": 0, "pid": z, "ttl": 1}),
+        ),
         ("task.heartbeat", json!({"pid": z, "tasks": []})),
-        ("task.heartbeat", json!({"pid": "p", "tasks": [{"id": z, "version": 1}]})),
+        (
+            "task.heartbeat",
+            json!({"pid": "p", "tasks": [{"id": z, "version": 1}]}),
+        ),
         ("task.release", json!({"id": z, "version": 0})),
         ("task.halt", json!({"id": z})),
         ("task.continue", json!({"id": z})),
@@ -522,10 +662,16 @@ fn null_bytes_are_refused_in_ids_tags_headers_addresses_and_data() {
         ("schedule.create", schedule("id", json!(z))),
         ("schedule.create", schedule("cron", json!("* * * * *\u{0}"))),
         ("schedule.create", schedule("promiseId", json!(z))),
-        ("schedule.create", schedule("promiseParam", json!({"data": z}))),
         (
             "schedule.create",
-            schedule("promiseTags", json!({"resonate:target": "http://h", "k": z})),
+            schedule("promiseParam", json!({"data": z})),
+        ),
+        (
+            "schedule.create",
+            schedule(
+                "promiseTags",
+                json!({"resonate:target": "http://h", "k": z}),
+            ),
         ),
     ];
     for (kind, data) in cases {
@@ -578,12 +724,24 @@ fn hostile_json_is_refused_and_harms_nobody() {
 #[test]
 fn kind_and_corr_id_are_echoed_as_they_came() {
     let server = shared();
-    for corr_id in ["", " ", "sr-1767222000000", "é漢😀\"\\\n", &"x".repeat(10_000)] {
+    for corr_id in [
+        "",
+        " ",
+        "sr-1767222000000",
+        "é漢😀\"\\\n",
+        &"x".repeat(10_000),
+    ] {
         let body = json!({
             "kind": "nö \"such\"", "head": {"corrId": corr_id, "version": VERSION}, "data": {},
         });
         let response = server.post(body.to_string().as_bytes());
-        expect(&response, 400, "nö \"such\"", corr_id, "Unknown operation: nö \"such\"");
+        expect(
+            &response,
+            400,
+            "nö \"such\"",
+            corr_id,
+            "Unknown operation: nö \"such\"",
+        );
     }
 }
 
@@ -594,7 +752,10 @@ fn debug_time_is_ignored_unless_debug_is_enabled() {
     let before = wall_clock_ms();
     let created = server.at(5).create(&id, i64::MAX, json!({}));
     let created_at = created["createdAt"].as_i64().unwrap();
-    assert!((before - 1..=wall_clock_ms()).contains(&created_at), "{created}");
+    assert!(
+        (before - 1..=wall_clock_ms()).contains(&created_at),
+        "{created}"
+    );
     // Ignored altogether: not even its type is looked at.
     let body = json!({
         "kind": "promise.get",
@@ -612,13 +773,34 @@ fn a_refusal_writes_nothing() {
     server.at(1_000).create("p", 10_000, json!({}));
     let before = server.at(1_000).snap().0;
     let refused = [
-        ("promise.create", json!({"id": "n", "timeoutAt": 9_000, "tags": {"k": 1}})),
-        ("promise.settle", json!({"id": "p", "state": "rejected_timedout"})),
-        ("promise.register_callback", json!({"awaited": "p", "awaiter": "p"})),
-        ("promise.register_callback", json!({"awaited": "t", "awaiter": "p"})),
-        ("promise.register_listener", json!({"awaited": "p", "address": "poll://uni@g"})),
-        ("task.acquire", json!({"id": "t", "version": 1, "pid": "p", "ttl": 1})),
-        ("task.acquire", json!({"id": "t", "version": 0, "pid": "p", "ttl": 0})),
+        (
+            "promise.create",
+            json!({"id": "n", "timeoutAt": 9_000, "tags": {"k": 1}}),
+        ),
+        (
+            "promise.settle",
+            json!({"id": "p", "state": "rejected_timedout"}),
+        ),
+        (
+            "promise.register_callback",
+            json!({"awaited": "p", "awaiter": "p"}),
+        ),
+        (
+            "promise.register_callback",
+            json!({"awaited": "t", "awaiter": "p"}),
+        ),
+        (
+            "promise.register_listener",
+            json!({"awaited": "p", "address": "poll://uni@g"}),
+        ),
+        (
+            "task.acquire",
+            json!({"id": "t", "version": 1, "pid": "p", "ttl": 1}),
+        ),
+        (
+            "task.acquire",
+            json!({"id": "t", "version": 0, "pid": "p", "ttl": 0}),
+        ),
         ("task.release", json!({"id": "t", "version": 0})),
         ("task.continue", json!({"id": "t"})),
         ("schedule.delete", json!({"id": "s"})),

@@ -69,7 +69,10 @@ fn row_1_an_existing_promise_past_its_deadline_reads_settled() {
     let sleep = server.at(1_000).create("s", 2_000, timer());
     let at = server.at(2_000);
     assert_eq!(at.create("a", 9_000, json!({})), timed_out(&promise));
-    assert_eq!(at.create("s", 9_000, timer()), settled(&sleep, "resolved", 2_000));
+    assert_eq!(
+        at.create("s", 9_000, timer()),
+        settled(&sleep, "resolved", 2_000)
+    );
 }
 
 #[test]
@@ -168,12 +171,21 @@ fn d03_a_timer_with_a_target_is_a_timer() {
 #[test]
 fn only_the_text_true_makes_a_timer() {
     let server = Server::controlled();
-    for value in ["false", "True", "1", ""] {
-        let id = format!("t{value}");
+    let values = ["false", "True", "1", ""];
+    let id = |value: &str| format!("t{value}");
+    for value in values {
         let tags = json!({"resonate:timer": value, "resonate:target": NOBODY});
-        server.at(1_000).create(&id, 2_000, tags);
-        assert_eq!(server.at(1_000).task(&id), task(&id, "pending", 0, 0));
-        assert_eq!(server.at(2_000).get(&id)["state"], "rejected_timedout");
+        server.at(1_000).create(&id(value), 2_000, tags);
+        assert_eq!(
+            server.at(1_000).task(&id(value)),
+            task(&id(value), "pending", 0, 0)
+        );
+    }
+    for value in values {
+        assert_eq!(
+            server.at(2_000).get(&id(value))["state"],
+            "rejected_timedout"
+        );
     }
 }
 
@@ -215,5 +227,8 @@ fn ids_of_every_sdk_lineage_are_accepted() {
     }
     let dotted = unique("countdown.1");
     let tags = json!({"resonate:origin": dotted, "resonate:branch": dotted});
-    assert_eq!(server.client().create(&dotted, i64::MAX, tags)["id"], dotted);
+    assert_eq!(
+        server.client().create(&dotted, i64::MAX, tags)["id"],
+        dotted
+    );
 }

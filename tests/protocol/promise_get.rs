@@ -8,7 +8,12 @@ use crate::harness::server::{Server, shared};
 #[test]
 fn an_id_is_required_and_must_exist() {
     let server = shared();
-    server.refused("promise.get", json!({"id": ""}), 400, "Promise ID is required");
+    server.refused(
+        "promise.get",
+        json!({"id": ""}),
+        400,
+        "Promise ID is required",
+    );
     server.refused(
         "promise.get",
         json!({"id": "no-such-promise"}),

@@ -43,9 +43,19 @@ fn rows_3_to_5_both_must_exist_and_the_awaiter_have_a_task() {
     refused("none", "x", 404, "Awaited promise not found");
     refused("none", "nobody", 404, "Awaited promise not found");
     refused("plain", "none", 422, "Awaiter promise not found");
-    refused("x", "plain", 422, "Awaiter promise has no resonate:target tag");
+    refused(
+        "x",
+        "plain",
+        422,
+        "Awaiter promise has no resonate:target tag",
+    );
     // A timer has no task, whatever its tags (D-03).
-    refused("x", "sleep", 422, "Awaiter promise has no resonate:target tag");
+    refused(
+        "x",
+        "sleep",
+        422,
+        "Awaiter promise has no resonate:target tag",
+    );
 }
 
 #[test]
@@ -72,7 +82,10 @@ fn row_6_a_callback_is_recorded_once_and_arms_the_awaited() {
     assert_eq!(at.await_by("a", "x"), awaited);
     let snap = at.snap();
     assert_eq!(snap.callbacks(), pairs(&[("x", "a")]));
-    assert_eq!(snap.0["callbacks"], json!([{"awaiter": "x", "awaited": "a"}]));
+    assert_eq!(
+        snap.0["callbacks"],
+        json!([{"awaiter": "x", "awaited": "a"}])
+    );
     assert_eq!(snap.armed("a"), Some(90_000));
     // The awaiter goes on: registering is not suspending.
     assert_eq!(at.task("x"), acquired("x", 1, 0, "p", 60_000));
@@ -108,7 +121,8 @@ fn row_7_c11_a_settled_promise_takes_no_callback_and_wakes_nobody() {
     for id in ["acquired", "suspended", "halted"] {
         at.own(id, 80_000, 60_000);
     }
-    at.suspend("suspended", 1, &["other"]).expect(200, &json!({}));
+    at.suspend("suspended", 1, &["other"])
+        .expect(200, &json!({}));
     at.halt("halted");
     let settled = at.settle("a", "resolved");
     let before = at.snap().0;

@@ -42,7 +42,12 @@ fn row_2_an_address_that_could_not_receive_is_refused() {
         "bash://",
     ] {
         let data = json!({"awaited": "no-such-promise", "address": address});
-        server.refused("promise.register_listener", data, 400, "Invalid listener address");
+        server.refused(
+            "promise.register_listener",
+            data,
+            400,
+            "Invalid listener address",
+        );
     }
 }
 

@@ -34,7 +34,9 @@ fn limits_and_states_follow_their_rules() {
             "{response}"
         );
     }
-    server.call("promise.search", json!({"limit": 1_000})).expect_status(200);
+    server
+        .call("promise.search", json!({"limit": 1_000}))
+        .expect_status(200);
 }
 
 #[test]
@@ -61,13 +63,19 @@ fn records_and_filter_are_projected() {
     assert_eq!(found(1_999, "rejected_timedout"), json!([]));
     assert_eq!(found(1_999, "resolved"), json!([]));
     assert_eq!(found(2_000, "pending"), json!([long]));
-    assert_eq!(found(2_000, "rejected_timedout"), json!([timed_out(&plain)]));
+    assert_eq!(
+        found(2_000, "rejected_timedout"),
+        json!([timed_out(&plain)])
+    );
     let woken = settled(&sleep, "resolved", 2_000);
     assert_eq!(found(2_000, "resolved"), json!([woken]));
     assert_eq!(found(2_000, "rejected"), json!([rejected]));
     assert_eq!(found(2_000, "rejected_canceled"), json!([]));
     let all = server.at(2_000).ok("promise.search", json!({}));
-    assert_eq!(all, json!({"promises": [timed_out(&plain), woken, long, rejected]}));
+    assert_eq!(
+        all,
+        json!({"promises": [timed_out(&plain), woken, long, rejected]})
+    );
 }
 
 #[test]
@@ -83,7 +91,9 @@ fn every_pair_of_tags_must_be_present_and_equal() {
         json!({&key: "", &other: "é \"quoted\" 100%"}),
     ];
     for (number, tags) in tags.iter().enumerate() {
-        server.client().create(&format!("{id}.{number}"), i64::MAX, tags.clone());
+        server
+            .client()
+            .create(&format!("{id}.{number}"), i64::MAX, tags.clone());
     }
     let found = |wanted: Value| {
         let data = json!({"tags": wanted});
@@ -153,7 +163,12 @@ fn a_cursor_is_answered_only_when_more_matches_follow() {
     let search = |data: Value| {
         let page = at.ok("promise.search", data);
         let found = ids(&page["promises"]).join("");
-        (found, page.get("cursor").and_then(Value::as_str).map(str::to_owned))
+        (
+            found,
+            page.get("cursor")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
+        )
     };
     let cursor = |id: &str| Some(id.to_owned());
     assert_eq!(search(json!({"limit": 3})), ("abc".to_owned(), cursor("c")));
@@ -175,7 +190,9 @@ fn a_projected_state_pages_correctly() {
     let server = Server::controlled();
     for number in 0..30 {
         let timeout_at = if number % 10 == 9 { 9_000 } else { 2_000 };
-        server.at(1_000).create(&format!("p{number:02}"), timeout_at, json!({}));
+        server
+            .at(1_000)
+            .create(&format!("p{number:02}"), timeout_at, json!({}));
     }
     let search = |data| server.at(2_000).ok("promise.search", data);
     let page = search(json!({"state": "pending", "limit": 2}));
@@ -198,7 +215,9 @@ fn the_default_limit_is_100() {
     let page = server.at(1_000).ok("promise.search", json!({}));
     assert_eq!(ids(&page["promises"]).len(), 100);
     assert_eq!(page["cursor"], "p099");
-    let page = server.at(1_000).ok("promise.search", json!({"cursor": "p099"}));
+    let page = server
+        .at(1_000)
+        .ok("promise.search", json!({"cursor": "p099"}));
     assert_eq!(
         page,
         json!({"promises": [pending("p100", 9_000, 1_000, json!({}))]})

@@ -19,7 +19,8 @@ fn fields_follow_their_rules() {
         let response = server.call("promise.settle", json!({"id": "a", "state": state}));
         let message = response.message();
         assert!(
-            response.status == 400 && message.starts_with("Invalid request: ")
+            response.status == 400
+                && message.starts_with("Invalid request: ")
                 && message.contains("unknown variant"),
             "{response}"
         );
@@ -39,29 +40,33 @@ fn row_1_an_unknown_promise() {
 #[test]
 fn row_2_a_pending_promise_takes_state_value_and_instant() {
     let server = Server::controlled();
-    for state in ["resolved", "rejected", "rejected_canceled"] {
-        let promise = server.at(1_000).create(state, 9_000, json!({"k": "v"}));
-        let value = json!({"headers": {"h": "1"}, "data": "NDI="});
+    let states = ["resolved", "rejected", "rejected_canceled"];
+    let promises = states.map(|state| server.at(1_000).create(state, 9_000, json!({"k": "v"})));
+    let value = json!({"headers": {"h": "1"}, "data": "NDI="});
+    for (state, promise) in states.into_iter().zip(&promises) {
         let data = json!({"id": state, "state": state, "value": value});
         let answer = member(server.at(2_000).ok("promise.settle", data), "promise");
-        let expected = with(settled(&promise, state, 2_000), json!({"value": value}));
+        let expected = with(settled(promise, state, 2_000), json!({"value": value}));
         assert_eq!(answer, expected);
-        assert_eq!(server.at(3_000).get(state), expected);
-        // Its deadline no longer matters.
-        assert_eq!(server.at(9_000).get(state), expected);
     }
-    // The last instant before the deadline, and the instant of birth.
-    let promise = server.at(1_000).create("last", 9_000, json!({}));
-    let answer = server.at(8_999).settle("last", "resolved");
-    assert_eq!(answer, settled(&promise, "resolved", 8_999));
+    // The deadline no longer matters.
+    for now in [3_000, 9_000] {
+        for (state, promise) in states.into_iter().zip(&promises) {
+            let expected = with(settled(promise, state, 2_000), json!({"value": value}));
+            assert_eq!(server.at(now).get(state), expected);
+        }
+    }
 }
 
 #[test]
-fn row_2_settling_at_the_instant_of_birth() {
+fn row_2_settling_at_the_first_and_at_the_last_instant() {
     let server = Server::controlled();
-    let promise = server.at(1_000).create("a", 9_000, json!({}));
-    let answer = server.at(1_000).settle("a", "rejected");
-    assert_eq!(answer, settled(&promise, "rejected", 1_000));
+    let first = server.at(1_000).create("first", 9_000, json!({}));
+    let last = server.at(1_000).create("last", 9_000, json!({}));
+    let answer = server.at(1_000).settle("first", "rejected");
+    assert_eq!(answer, settled(&first, "rejected", 1_000));
+    let answer = server.at(8_999).settle("last", "resolved");
+    assert_eq!(answer, settled(&last, "resolved", 8_999));
 }
 
 #[test]
@@ -101,7 +106,8 @@ fn cascade_1_the_own_task_is_fulfilled_whatever_its_state() {
     }
     at.halt("halted");
     at.create("first", 90_000, json!({}));
-    at.suspend("suspended", 1, &["awaited"]).expect(200, &json!({}));
+    at.suspend("suspended", 1, &["awaited"])
+        .expect(200, &json!({}));
     at.suspend("resumed", 1, &["first"]).expect(200, &json!({}));
     at.settle("first", "resolved");
     assert_eq!(at.task("resumed"), task("resumed", "pending", 1, 1));

@@ -81,7 +81,17 @@ fn a_default_project_makes_the_short_gcps_form_valid() {
 #[test]
 fn a_delay_must_be_a_decimal_instant_before_the_deadline() {
     let with_delay = |delay: &str| json!({"resonate:target": "http://h", "resonate:delay": delay});
-    for delay in ["", "-1", "1.5", "soon", "0x10", " 1", "1 ", "1e3", "99999999999999999999"] {
+    for delay in [
+        "",
+        "-1",
+        "1.5",
+        "soon",
+        "0x10",
+        " 1",
+        "1 ",
+        "1e3",
+        "99999999999999999999",
+    ] {
         refused_at_every_door(
             i64::MAX,
             &with_delay(delay),
@@ -100,7 +110,11 @@ fn a_delay_must_be_a_decimal_instant_before_the_deadline() {
 #[test]
 fn a_delay_needs_a_target() {
     let tags = json!({"resonate:delay": "1"});
-    refused_at_every_door(5_000, &tags, "resonate:delay requires a resonate:target tag");
+    refused_at_every_door(
+        5_000,
+        &tags,
+        "resonate:delay requires a resonate:target tag",
+    );
 }
 
 #[test]
@@ -118,7 +132,12 @@ fn task_create_wants_a_target_and_neither_delay_nor_timer() {
             "Action must not have a resonate:timer tag",
         ),
     ] {
-        server.refused("task.create", task_create("n", i64::MAX, tags), 400, message);
+        server.refused(
+            "task.create",
+            task_create("n", i64::MAX, tags),
+            400,
+            message,
+        );
     }
 }
 

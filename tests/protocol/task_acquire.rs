@@ -14,12 +14,18 @@ fn claim(id: &str, version: i64) -> Value {
 fn fields_follow_their_rules() {
     let server = shared();
     for (data, message) in [
-        (json!({"id": "", "version": 0, "pid": "p", "ttl": 1}), "Task ID is required"),
+        (
+            json!({"id": "", "version": 0, "pid": "p", "ttl": 1}),
+            "Task ID is required",
+        ),
         (
             json!({"id": "a", "version": -1, "pid": "p", "ttl": 1}),
             "Version must be a non-negative integer",
         ),
-        (json!({"id": "a", "version": 0, "pid": "", "ttl": 1}), "Process ID is required"),
+        (
+            json!({"id": "a", "version": 0, "pid": "", "ttl": 1}),
+            "Process ID is required",
+        ),
         (
             json!({"id": "a", "version": 0, "pid": "p", "ttl": 0}),
             "TTL must be a positive integer",
@@ -59,7 +65,12 @@ fn row_2_a_task_that_is_not_pending() {
     for id in ["fulfilled", "acquired", "suspended", "halted"] {
         // State before version, whichever version is named.
         for version in [0, 1, 7] {
-            at.refused("task.acquire", claim(id, version), 409, "Task is not pending");
+            at.refused(
+                "task.acquire",
+                claim(id, version),
+                409,
+                "Task is not pending",
+            );
         }
     }
 }
@@ -68,11 +79,11 @@ fn row_2_a_task_that_is_not_pending() {
 fn row_2_a_task_past_its_deadline() {
     let server = Server::controlled();
     server.at(1_000).create_targeted("x", 2_000);
+    server.at(1_000).create_targeted("y", 2_000);
+    server.at(1_999).ok("task.acquire", claim("y", 0));
     server
         .at(2_000)
         .refused("task.acquire", claim("x", 0), 409, "Task is not pending");
-    server.at(1_000).create_targeted("y", 2_000);
-    server.at(1_999).ok("task.acquire", claim("y", 0));
 }
 
 #[test]

@@ -53,7 +53,9 @@ fn the_inner_kind_is_required_and_the_inner_head_is_not() {
     let id = unique("inner");
     let mut data = task_create(&id, i64::MAX, target());
     data["action"].as_object_mut().unwrap().remove("kind");
-    server.call("task.create", data.clone()).expect_invalid("kind");
+    server
+        .call("task.create", data.clone())
+        .expect_invalid("kind");
     data["action"]["kind"] = json!("promise.create");
     data["action"]["head"] = json!({"corrId": "inner", "version": "2026-04-01", "more": null});
     server.call("task.create", data).expect_status(200);
@@ -130,9 +132,7 @@ fn row_4_a_fulfilled_task_is_answered_with_its_promise() {
     // A sibling of the same branch: no preload for a task that is not acquired (D-36).
     let at = server.at(2_000);
     let create = |id: &str| at.ok("task.create", task_create(id, 99_000, target()));
-    let expected = |id: &str, version: i64, promise: Value| {
-        json!({"task": task(id, "fulfilled", version, 0), "promise": promise, "preload": []})
-    };
+    let expected = |id: &str, version: i64, promise: Value| json!({"task": task(id, "fulfilled", version, 0), "promise": promise, "preload": []});
     let done = settled(&promise, "rejected", 1_000);
     assert_eq!(create("done"), expected("done", 0, done));
     assert_eq!(create("late"), expected("late", 0, timed_out(&late)));
@@ -145,9 +145,16 @@ fn row_5_a_pending_task_is_acquired() {
     let server = Server::controlled();
     let at = server.at(1_000);
     let promise = at.create_targeted("x", 90_000);
-    let answer = at.ok("task.create", task_create("x", 99_000, json!({
-        "resonate:target": "http://elsewhere",
-    })));
+    let answer = at.ok(
+        "task.create",
+        task_create(
+            "x",
+            99_000,
+            json!({
+                "resonate:target": "http://elsewhere",
+            }),
+        ),
+    );
     assert_eq!(
         answer,
         json!({"task": acquired("x", 1, 0, "p", 1_000), "promise": promise, "preload": []})
@@ -189,7 +196,12 @@ fn row_6_a_task_in_other_hands_is_a_conflict() {
     at.suspend("suspended", 1, &["a"]).expect(200, &json!({}));
     at.halt("halted");
     for id in ["acquired", "suspended", "halted"] {
-        at.refused("task.create", task_create(id, 90_000, target()), 409, "Already exists");
+        at.refused(
+            "task.create",
+            task_create(id, 90_000, target()),
+            409,
+            "Already exists",
+        );
     }
 }
 

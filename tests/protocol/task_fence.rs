@@ -49,7 +49,13 @@ fn row_1_r7_a_task_may_not_act_on_its_own_promise() {
 #[test]
 fn row_2_only_create_and_settle_can_be_fenced() {
     let server = shared();
-    for kind in ["promise.get", "task.create", "promise.register_callback", "", "create"] {
+    for kind in [
+        "promise.get",
+        "task.create",
+        "promise.register_callback",
+        "",
+        "create",
+    ] {
         server.refused(
             "task.fence",
             fence("x", 1, kind, settle("a", "resolved")),
@@ -64,11 +70,23 @@ fn row_3_malformed_inner_data() {
     let server = shared();
     for (kind, data, field) in [
         ("promise.create", json!({"id": "a"}), "timeoutAt"),
-        ("promise.create", json!({"id": "a", "timeoutAt": 1.5}), "timeoutAt"),
+        (
+            "promise.create",
+            json!({"id": "a", "timeoutAt": 1.5}),
+            "timeoutAt",
+        ),
         ("promise.create", json!({"timeoutAt": 1}), "id"),
-        ("promise.create", json!({"id": "a", "timeoutAt": 1, "tags": {"k": 1}}), "tags"),
+        (
+            "promise.create",
+            json!({"id": "a", "timeoutAt": 1, "tags": {"k": 1}}),
+            "tags",
+        ),
         ("promise.settle", json!({"id": "a"}), "state"),
-        ("promise.settle", settle("a", "rejected_timedout"), "rejected_timedout"),
+        (
+            "promise.settle",
+            settle("a", "rejected_timedout"),
+            "rejected_timedout",
+        ),
         ("promise.settle", settle("a", "pending"), "pending"),
     ] {
         let response = server.call("task.fence", fence("x", 1, kind, data));
@@ -81,13 +99,21 @@ fn row_3_malformed_inner_data() {
         );
     }
     for (kind, data, message) in [
-        ("promise.create", json!({"id": "", "timeoutAt": 1}), "Promise ID is required"),
+        (
+            "promise.create",
+            json!({"id": "", "timeoutAt": 1}),
+            "Promise ID is required",
+        ),
         (
             "promise.create",
             json!({"id": "a", "timeoutAt": -1}),
             "TimeoutAt must be a non-negative integer",
         ),
-        ("promise.settle", settle("", "resolved"), "Promise ID is required"),
+        (
+            "promise.settle",
+            settle("", "resolved"),
+            "Promise ID is required",
+        ),
     ] {
         server.refused("task.fence", fence("x", 1, kind, data), 400, message);
     }
@@ -106,7 +132,9 @@ fn row_4_no_task() {
         );
     }
     let data = json!({"id": "n"});
-    server.at(1_000).refused("promise.get", data, 404, "Promise not found");
+    server
+        .at(1_000)
+        .refused("promise.get", data, 404, "Promise not found");
 }
 
 #[test]
@@ -137,7 +165,12 @@ fn row_5_a_lost_lease_does_nothing() {
             ("promise.settle", settle("a", "resolved")),
             ("promise.settle", settle("none", "resolved")),
         ] {
-            at.refused("task.fence", fence(id, version, kind, data), 409, "Version mismatch");
+            at.refused(
+                "task.fence",
+                fence(id, version, kind, data),
+                409,
+                "Version mismatch",
+            );
         }
     }
     at.refused("promise.get", json!({"id": "n"}), 404, "Promise not found");
@@ -151,10 +184,15 @@ fn row_6_create_answers_as_the_inner_operation_alone_would() {
     let at = server.at(2_000);
     let response = at.call(
         "task.fence",
-        fence("x", 1, "promise.create", with(
-            create("x:0", 80_000, json!({"k": "v"})),
-            json!({"param": {"data": "d"}}),
-        )),
+        fence(
+            "x",
+            1,
+            "promise.create",
+            with(
+                create("x:0", 80_000, json!({"k": "v"})),
+                json!({"param": {"data": "d"}}),
+            ),
+        ),
     );
     let promise = with(
         pending("x:0", 80_000, 2_000, json!({"k": "v"})),
@@ -188,13 +226,19 @@ fn row_6_create_of_every_kind_of_promise() {
         let data = fence("x", 1, "promise.create", create(id, timeout_at, tags));
         at.ok("task.fence", data)["action"]["data"]["promise"].clone()
     };
-    assert_eq!(inner("t", 80_000, target()), pending("t", 80_000, 1_000, target()));
+    assert_eq!(
+        inner("t", 80_000, target()),
+        pending("t", 80_000, 1_000, target())
+    );
     assert_eq!(at.task("t"), task("t", "pending", 0, 0));
     assert_eq!(at.snap().executes(), versions(&[("t", 0)]));
     let late = pending("late", 1_000, 1_000, json!({}));
     assert_eq!(inner("late", 1_000, json!({})), timed_out(&late));
     let both = with(timer(), target());
-    assert_eq!(inner("s", 80_000, both.clone()), pending("s", 80_000, 1_000, both));
+    assert_eq!(
+        inner("s", 80_000, both.clone()),
+        pending("s", 80_000, 1_000, both)
+    );
     assert!(!at.snap().has_task("s"));
     assert_eq!(inner("elsewhere", 80_000, json!({}))["state"], "pending");
 }
@@ -206,7 +250,9 @@ fn row_6_settle_answers_as_the_inner_operation_alone_would() {
     at.own("x", 90_000, 60_000);
     let promise = at.create("x:0", 80_000, json!({}));
     let data = json!({"id": "x:0", "state": "resolved", "value": {"data": "MQ=="}});
-    let response = server.at(2_000).call("task.fence", fence("x", 1, "promise.settle", data));
+    let response = server
+        .at(2_000)
+        .call("task.fence", fence("x", 1, "promise.settle", data));
     let settled = with(
         settled(&promise, "resolved", 2_000),
         json!({"value": {"data": "MQ=="}}),
@@ -252,7 +298,10 @@ fn row_6_a_late_inner_settle_reads_timed_out() {
     let answer = server
         .at(2_000)
         .ok("task.fence", fence("x", 1, "promise.settle", data));
-    assert_eq!(answer["action"]["data"], json!({"promise": timed_out(&promise)}));
+    assert_eq!(
+        answer["action"]["data"],
+        json!({"promise": timed_out(&promise)})
+    );
 }
 
 #[test]
@@ -270,7 +319,10 @@ fn row_6_a_fenced_settle_cascades() {
     assert_eq!(at.task("y"), task("y", "pending", 1, 1));
     let snap = at.snap();
     assert_eq!(snap.executes(), versions(&[("y", 1)]));
-    assert_eq!(snap.unblocks(), [("poll://uni@g/1".to_owned(), at.get("x.0"))]);
+    assert_eq!(
+        snap.unblocks(),
+        [("poll://uni@g/1".to_owned(), at.get("x.0"))]
+    );
 }
 
 #[test]

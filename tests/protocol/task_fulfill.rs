@@ -11,15 +11,26 @@ fn fields_follow_their_rules() {
     let server = shared();
     for (data, message) in [
         (fulfill("", 1, "resolved"), "Task ID is required"),
-        (fulfill("x", -1, "resolved"), "Version must be a non-negative integer"),
+        (
+            fulfill("x", -1, "resolved"),
+            "Version must be a non-negative integer",
+        ),
     ] {
         let response = server.call("task.fulfill", data);
         let told = response.message().split("; ").any(|told| told == message);
-        assert!(response.status == 400 && told, "expected {message}{response}");
+        assert!(
+            response.status == 400 && told,
+            "expected {message}{response}"
+        );
     }
     let mut data = fulfill("x", 1, "resolved");
     data["action"]["data"]["id"] = json!("y");
-    server.refused("task.fulfill", data, 400, "Action ID must match the task ID");
+    server.refused(
+        "task.fulfill",
+        data,
+        400,
+        "Action ID must match the task ID",
+    );
     for state in ["pending", "rejected_timedout", "done"] {
         let response = server.call("task.fulfill", fulfill("x", 1, state));
         let message = response.message();
@@ -42,9 +53,12 @@ fn row_1_no_task() {
     let server = Server::controlled();
     server.at(1_000).create("plain", 90_000, json!({}));
     for id in ["none", "plain"] {
-        server
-            .at(1_000)
-            .refused("task.fulfill", fulfill(id, 1, "resolved"), 404, "Task not found");
+        server.at(1_000).refused(
+            "task.fulfill",
+            fulfill(id, 1, "resolved"),
+            404,
+            "Task not found",
+        );
     }
 }
 
@@ -87,15 +101,19 @@ fn row_2_a_lost_lease() {
 #[test]
 fn row_3_promise_and_task_end_together() {
     let server = Server::controlled();
-    for state in ["resolved", "rejected", "rejected_canceled"] {
+    let value = json!({"headers": {"h": "1"}, "data": "NDI="});
+    let states = ["resolved", "rejected", "rejected_canceled"];
+    let promises = states.map(|state| {
         let promise = server.at(1_000).create(state, 90_000, target());
         server.at(1_000).acquire(state, 0, 60_000);
-        let value = json!({"headers": {"h": "1"}, "data": "NDI="});
+        promise
+    });
+    for (state, promise) in states.into_iter().zip(&promises) {
         let mut data = fulfill(state, 1, state);
         data["action"]["data"]["value"] = value.clone();
         data["action"]["head"] = json!({"corrId": "inner", "version": "2026-04-01"});
         let answer = server.at(2_000).ok("task.fulfill", data.clone());
-        let expected = with(settled(&promise, state, 2_000), json!({"value": value}));
+        let expected = with(settled(promise, state, 2_000), json!({"value": value}));
         assert_eq!(answer, json!({"promise": expected}));
         let at = server.at(2_000);
         assert_eq!(at.get(state), expected);
@@ -104,7 +122,12 @@ fn row_3_promise_and_task_end_together() {
         assert_eq!(snap.task_timeout(state), None);
         assert_eq!(snap.armed(state), None);
         // Once only.
-        at.refused("task.fulfill", data, 409, "Task version mismatch or invalid state");
+        at.refused(
+            "task.fulfill",
+            data,
+            409,
+            "Task version mismatch or invalid state",
+        );
     }
 }
 

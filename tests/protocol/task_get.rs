@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::harness::record::{acquired, task, timer};
-use crate::harness::server::{Server, shared};
+use crate::harness::server::Server;
 
 #[test]
 fn an_id_is_required_and_must_have_a_task() {
@@ -52,10 +52,21 @@ fn every_state_reads_fulfilled_from_the_deadline_on() {
     at.halt("halted");
     let before = server.at(1_999);
     assert_eq!(before.task("pending"), task("pending", "pending", 0, 0));
-    assert_eq!(before.task("acquired"), acquired("acquired", 1, 1, "p", 60_000));
-    assert_eq!(before.task("suspended"), task("suspended", "suspended", 1, 0));
+    assert_eq!(
+        before.task("acquired"),
+        acquired("acquired", 1, 1, "p", 60_000)
+    );
+    assert_eq!(
+        before.task("suspended"),
+        task("suspended", "suspended", 1, 0)
+    );
     assert_eq!(before.task("halted"), task("halted", "halted", 1, 0));
-    for (id, version) in [("pending", 0), ("acquired", 1), ("suspended", 1), ("halted", 1)] {
+    for (id, version) in [
+        ("pending", 0),
+        ("acquired", 1),
+        ("suspended", 1),
+        ("halted", 1),
+    ] {
         assert_eq!(server.at(2_000).task(id), task(id, "fulfilled", version, 0));
     }
 }

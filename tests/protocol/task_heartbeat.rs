@@ -58,7 +58,10 @@ fn what_is_not_held_is_skipped_silently() {
     let at = server.at(2_000);
     at.heartbeat("q", &[("held", 1)]);
     at.heartbeat("p", &[("held", 0), ("held", 2)]);
-    at.heartbeat("p", &[("suspended", 1), ("halted", 1), ("done", 1), ("pending", 0)]);
+    at.heartbeat(
+        "p",
+        &[("suspended", 1), ("halted", 1), ("done", 1), ("pending", 0)],
+    );
     at.heartbeat("p", &[("none", 1), ("plain", 1)]);
     assert_eq!(at.snap().0, before);
     // The good ones among bad ones are renewed.

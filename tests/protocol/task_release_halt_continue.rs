@@ -37,11 +37,17 @@ fn fields_follow_their_rules() {
         400,
         "Version must be a non-negative integer",
     );
-    server
-        .call("task.release", claim("", -1))
-        .expect_rules(&["Task ID is required", "Version must be a non-negative integer"]);
+    server.call("task.release", claim("", -1)).expect_rules(&[
+        "Task ID is required",
+        "Version must be a non-negative integer",
+    ]);
     server.refused("task.halt", json!({"id": ""}), 400, "Task ID is required");
-    server.refused("task.continue", json!({"id": ""}), 400, "Task ID is required");
+    server.refused(
+        "task.continue",
+        json!({"id": ""}),
+        400,
+        "Task ID is required",
+    );
 }
 
 #[test]
@@ -116,7 +122,12 @@ fn halt_stops_a_task_in_any_live_state() {
     let server = Server::controlled();
     one_of_each(server.at(1_000));
     let at = server.at(1_500);
-    for (id, version) in [("pending", 0), ("acquired", 1), ("suspended", 1), ("halted", 1)] {
+    for (id, version) in [
+        ("pending", 0),
+        ("acquired", 1),
+        ("suspended", 1),
+        ("halted", 1),
+    ] {
         at.halt(id);
         assert_eq!(at.task(id), task(id, "halted", version, 0));
         at.halt(id);
@@ -176,8 +187,20 @@ fn continue_refusals() {
     for id in ["none", "plain"] {
         at.refused("task.continue", json!({"id": id}), 404, "Task not found");
     }
-    for id in ["pending", "acquired", "suspended", "fulfilled", "late", "late-halted"] {
-        at.refused("task.continue", json!({"id": id}), 409, "Task is not halted");
+    for id in [
+        "pending",
+        "acquired",
+        "suspended",
+        "fulfilled",
+        "late",
+        "late-halted",
+    ] {
+        at.refused(
+            "task.continue",
+            json!({"id": id}),
+            409,
+            "Task is not halted",
+        );
     }
 }
 
@@ -191,9 +214,12 @@ fn continue_dispatches_at_once() {
     let snap = server.at(2_000).snap();
     assert_eq!(snap.task_timeout("x"), Some((RETRY, 32_000)));
     assert_eq!(snap.executes(), versions(&[("x", 1)]));
-    server
-        .at(2_000)
-        .refused("task.continue", json!({"id": "x"}), 409, "Task is not halted");
+    server.at(2_000).refused(
+        "task.continue",
+        json!({"id": "x"}),
+        409,
+        "Task is not halted",
+    );
     assert_eq!(
         server.at(2_000).acquire("x", 1, 500)["task"],
         acquired("x", 2, 0, "p", 500)

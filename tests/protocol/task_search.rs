@@ -34,7 +34,8 @@ fn states_are_the_viewed_ones() {
     for id in ["acquired", "suspended", "halted", "fulfilled"] {
         at.own(id, 90_000, 60_000);
     }
-    at.suspend("suspended", 1, &["awaited"]).expect(200, &json!({}));
+    at.suspend("suspended", 1, &["awaited"])
+        .expect(200, &json!({}));
     at.halt("halted");
     at.settle("fulfilled", "resolved");
     at.create_targeted("late", 2_000);
@@ -52,15 +53,28 @@ fn states_are_the_viewed_ones() {
         found(2_000, state("suspended")),
         json!([task("suspended", "suspended", 1, 0)])
     );
-    assert_eq!(found(2_000, state("halted")), json!([task("halted", "halted", 1, 0)]));
+    assert_eq!(
+        found(2_000, state("halted")),
+        json!([task("halted", "halted", 1, 0)])
+    );
     assert_eq!(
         found(2_000, state("fulfilled")),
-        json!([task("fulfilled", "fulfilled", 1, 0), task("late", "fulfilled", 0, 0)])
+        json!([
+            task("fulfilled", "fulfilled", 1, 0),
+            task("late", "fulfilled", 0, 0)
+        ])
     );
     let all = found(2_000, json!({}));
     assert_eq!(
         ids(&all),
-        ["acquired", "fulfilled", "halted", "late", "pending", "suspended"]
+        [
+            "acquired",
+            "fulfilled",
+            "halted",
+            "late",
+            "pending",
+            "suspended"
+        ]
     );
 }
 
@@ -68,7 +82,9 @@ fn states_are_the_viewed_ones() {
 fn pages_are_ordered_bytewise_with_a_cursor_only_when_more_follows() {
     let server = Server::controlled();
     for number in 0..101 {
-        server.at(1_000).create_targeted(&format!("t{number:03}"), 90_000);
+        server
+            .at(1_000)
+            .create_targeted(&format!("t{number:03}"), 90_000);
     }
     server.at(1_000).create("plain", 90_000, json!({}));
     let search = |data: Value| server.at(1_000).ok("task.search", data);
