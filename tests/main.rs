@@ -40,10 +40,12 @@ mod protocol {
     mod task_release_halt_continue;
     mod task_search;
     mod task_suspend;
+    mod validation;
 }
 
 mod surface {
     mod cors;
+    mod delivery;
     mod http;
     mod lifecycle;
     mod push;
