@@ -11,7 +11,7 @@
 //! Owns no message: an `execute` is derived from its task, an `unblock` from its listener, both in the
 //! store. What is lost here is found again by a retry or a sweep.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -21,11 +21,12 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::engine::{Engine, STEPS_MAX};
 use crate::machine::Step;
+use crate::machine::object::Task;
 use crate::machine::workspace::Message;
 use crate::protocol::address::{Address, Rules};
 use crate::protocol::message;
-use crate::protocol::record::{Id, Millis};
-use crate::store::{QueueCursor, Waiting};
+use crate::protocol::record::{Id, Millis, TaskState};
+use crate::store::{Changes, QueueCursor, Waiting};
 use crate::telemetry::metrics::METRICS;
 use crate::transport::http_push::HttpPush;
 use crate::transport::poll::{self, Hub};
@@ -33,10 +34,12 @@ use crate::transport::{Outcome, Outgoing, Receipt, Transport};
 
 /// Messages held back until their instant; beyond it the task's retry timer sends them.
 const HELD_BACK_MAX: usize = 100_000;
+/// Offers remembered; beyond it they are forgotten, and may be repeated.
+const OFFERED_MAX: usize = 100_000;
 /// Waiting messages read at a time when a stream opens.
 const PUMP_PAGE: usize = 256;
 
-/// The ways out. A new transport is a file in `transport/` and a line in [`Transports::of`].
+/// The ways out. A new transport is a file in `transport/` and a line in `Transports::of`.
 pub struct Transports {
     /// `http://`, `https://`.
     pub http_push: HttpPush,
@@ -88,6 +91,9 @@ struct State {
     held: BTreeMap<Id, Message>,
     /// `unblock` (promise, address) with a transport, or delivered and not yet booked.
     in_flight: HashSet<(Id, Id)>,
+    /// `execute` messages that a stream took, by task: version and queue. Whoever opens a stream is
+    /// not told again of what another worker was told already, unless that worker's stream is gone.
+    offered: HashMap<Id, (i64, Id)>,
     /// By instant and task: offers of tasks that are released over and over.
     held_back: BTreeMap<(Millis, Id), Message>,
     /// Queues whose waiting messages are to be offered.
@@ -199,27 +205,25 @@ impl Outbox {
         if transport.is_none() {
             self.warn_dropped(&address);
         }
-        let (body, key) = match message {
-            Message::Execute { id, version, .. } => (
-                message::execute(&self.settings.server_url, id, *version),
-                None,
-            ),
-            Message::Unblock { promise, address } => (
-                message::unblock(promise),
-                Some((promise.id.clone(), address.clone())),
-            ),
+        let (kind, body, subject) = match message {
+            Message::Execute { id, version, .. } => {
+                if let Some(queue) = address.queue() {
+                    self.note_offer(id, *version, queue);
+                }
+                let body = message::execute(&self.settings.server_url, id, *version);
+                ("execute", body, Subject::Execute(id.clone(), *version))
+            }
+            Message::Unblock { promise, address } => {
+                let key = (promise.id.clone(), address.clone());
+                if !self.lock().in_flight.insert(key.clone()) {
+                    return true;
+                }
+                ("unblock", message::unblock(promise), Subject::Unblock(key))
+            }
         };
-        if let Some(key) = &key
-            && !self.lock().in_flight.insert(key.clone())
-        {
-            return true;
-        }
-        METRICS.message(match message {
-            Message::Execute { .. } => "execute",
-            Message::Unblock { .. } => "unblock",
-        });
+        METRICS.message(kind);
         let is_refused = Arc::new(AtomicBool::new(false));
-        let receipt = self.receipt(key, is_refused.clone());
+        let receipt = self.receipt(subject, is_refused.clone());
         match transport {
             Some(transport) => {
                 transport.send(Outgoing {
@@ -234,7 +238,7 @@ impl Outbox {
     }
 
     /// Books the outcome: of an `execute` there is nothing to book, its task's retry stands behind it.
-    fn receipt(self: &Arc<Self>, key: Option<(Id, Id)>, is_refused: Arc<AtomicBool>) -> Receipt {
+    fn receipt(self: &Arc<Self>, subject: Subject, is_refused: Arc<AtomicBool>) -> Receipt {
         let outbox = self.clone();
         Receipt::new(move |outcome| {
             let status = match outcome {
@@ -246,20 +250,19 @@ impl Outbox {
             if outcome == Outcome::Nobody {
                 is_refused.store(true, Ordering::Relaxed);
             }
-            let Some((promise, address)) = key else {
-                return;
-            };
-            match outcome {
-                Outcome::Delivered => {
+            match (subject, outcome) {
+                (Subject::Execute(..), Outcome::Delivered) => {}
+                (Subject::Execute(id, version), _) => outbox.forget_offer(&id, version),
+                (Subject::Unblock((promise, address)), Outcome::Delivered) => {
                     let _ = outbox.finished.send(Step::UnblockDone { promise, address });
                 }
-                Outcome::Failed | Outcome::Disabled => {
+                (Subject::Unblock((promise, address)), Outcome::Failed | Outcome::Disabled) => {
                     let _ = outbox
                         .finished
                         .send(Step::UnblockFailed { promise, address });
                 }
-                Outcome::Nobody => {
-                    outbox.lock().in_flight.remove(&(promise, address));
+                (Subject::Unblock(key), Outcome::Nobody) => {
+                    outbox.lock().in_flight.remove(&key);
                 }
             }
         })
@@ -303,11 +306,70 @@ impl Outbox {
         self.lock().held.values().cloned().collect()
     }
 
+    /// Forgets offers of tasks that are no longer pending at the version offered.
+    pub fn committed(&self, changes: &Changes) {
+        let tasks: Vec<(&Id, &Task)> = changes
+            .objects
+            .iter()
+            .filter_map(|change| {
+                let task = change.after.task.as_ref()?;
+                Some((&change.after.promise.id, task))
+            })
+            .collect();
+        if tasks.is_empty() {
+            return;
+        }
+        let mut state = self.lock();
+        for (id, task) in tasks {
+            let is_over = state.offered.get(id).is_some_and(|(version, _)| {
+                task.state != TaskState::Pending || task.version != *version
+            });
+            if is_over {
+                state.offered.remove(id);
+            }
+        }
+    }
+
+    /// What a stream took and may not have acted upon is to be offered to others.
+    fn forget_offers(&self, queues: &poll::Queues) {
+        self.lock()
+            .offered
+            .retain(|_, (_, queue)| !queues.contains(queue));
+    }
+
+    /// Notes that a task is being offered.
+    fn note_offer(&self, id: &Id, version: i64, queue: Id) {
+        let mut state = self.lock();
+        if state.offered.len() >= OFFERED_MAX {
+            state.offered.clear();
+        }
+        state.offered.insert(id.clone(), (version, queue));
+    }
+
+    fn forget_offer(&self, id: &Id, version: i64) {
+        let mut state = self.lock();
+        let is_same = state
+            .offered
+            .get(id)
+            .is_some_and(|(offered, _)| *offered == version);
+        if is_same {
+            state.offered.remove(id);
+        }
+    }
+
+    fn is_offered(&self, id: &Id, version: i64) -> bool {
+        self.lock()
+            .offered
+            .get(id)
+            .is_some_and(|(offered, _)| *offered == version)
+    }
+
     /// Forgets everything held (`debug.reset`).
     pub fn reset(&self) {
         let mut state = self.lock();
         state.held.clear();
         state.held_back.clear();
+        state.offered.clear();
     }
 
     /// Has everything that waits in these queues offered.
@@ -464,6 +526,7 @@ impl Outbox {
                     Waiting::Execute { id, retry_at, .. } if retry_at <= now => {
                         overdue.push(Step::Promise(id));
                     }
+                    Waiting::Execute { id, version, .. } if self.is_offered(&id, version) => {}
                     waiting => {
                         if !self.send(&message_of(waiting, now)) {
                             return Ok(());
@@ -483,6 +546,14 @@ impl Outbox {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a receipt is about.
+enum Subject {
+    /// A task at a version.
+    Execute(Id, i64),
+    /// A promise and a listener.
+    Unblock((Id, Id)),
 }
 
 fn key_of(step: &Step) -> Option<(Id, Id)> {
@@ -535,6 +606,13 @@ pub struct Observer(pub std::sync::Weak<Outbox>);
 impl poll::Observer for Observer {
     fn opened(&self, queues: poll::Queues) {
         if let Some(outbox) = self.0.upgrade() {
+            outbox.pump_soon(queues);
+        }
+    }
+
+    fn closed(&self, queues: poll::Queues) {
+        if let Some(outbox) = self.0.upgrade() {
+            outbox.forget_offers(&queues);
             outbox.pump_soon(queues);
         }
     }
