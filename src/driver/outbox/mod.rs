@@ -11,7 +11,7 @@
 //! Owns no message: an `execute` is derived from its task, an `unblock` from its listener, both in the
 //! store. What is lost here is found again by a retry or a sweep.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -21,21 +21,22 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::engine::{Engine, STEPS_MAX};
 use crate::machine::Step;
-use crate::machine::object::Task;
 use crate::machine::workspace::Message;
 use crate::protocol::address::{Address, Rules};
 use crate::protocol::message;
-use crate::protocol::record::{Id, Millis, TaskState};
+use crate::protocol::record::{Id, Millis};
 use crate::store::{Changes, QueueCursor, Waiting};
 use crate::telemetry::metrics::METRICS;
 use crate::transport::http_push::HttpPush;
 use crate::transport::poll::{self, Hub};
 use crate::transport::{Outcome, Outgoing, Receipt, Transport};
 
+mod offers;
+
+use offers::{Offers, Source};
+
 /// Messages held back until their instant; beyond it the task's retry timer sends them.
 const HELD_BACK_MAX: usize = 100_000;
-/// Offers remembered; beyond it they are forgotten, and may be repeated.
-const OFFERED_MAX: usize = 100_000;
 /// Waiting messages read at a time when a stream opens.
 const PUMP_PAGE: usize = 256;
 
@@ -91,9 +92,8 @@ struct State {
     held: BTreeMap<Id, Message>,
     /// `unblock` (promise, address) with a transport, or delivered and not yet booked.
     in_flight: HashSet<(Id, Id)>,
-    /// `execute` messages that a stream took, by task: version and queue. Whoever opens a stream is
-    /// not told again of what another worker was told already, unless that worker's stream is gone.
-    offered: HashMap<Id, (i64, Id)>,
+    /// `execute` messages that a stream was given.
+    offers: Offers,
     /// By instant and task: offers of tasks that are released over and over.
     held_back: BTreeMap<(Millis, Id), Message>,
     /// Queues whose waiting messages are to be offered.
@@ -159,7 +159,7 @@ impl Outbox {
                     self.hold_back(message, offer_at);
                 }
                 message => {
-                    self.send(&message);
+                    self.send(&message, Source::Dispatch);
                 }
             }
         }
@@ -190,7 +190,7 @@ impl Outbox {
     }
 
     /// Hands a message to its transport. Returns whether somebody took it on.
-    fn send(self: &Arc<Self>, message: &Message) -> bool {
+    fn send(self: &Arc<Self>, message: &Message, source: Source) -> bool {
         let Some(transports) = self.transports() else {
             return false;
         };
@@ -207,8 +207,10 @@ impl Outbox {
         }
         let (kind, body, subject) = match message {
             Message::Execute { id, version, .. } => {
-                if let Some(queue) = address.queue() {
-                    self.note_offer(id, *version, queue);
+                if let Some(queue) = address.queue()
+                    && !self.lock().offers.note(id, *version, queue, source)
+                {
+                    return true;
                 }
                 let body = message::execute(&self.settings.server_url, id, *version);
                 ("execute", body, Subject::Execute(id.clone(), *version))
@@ -252,7 +254,7 @@ impl Outbox {
             }
             match (subject, outcome) {
                 (Subject::Execute(..), Outcome::Delivered) => {}
-                (Subject::Execute(id, version), _) => outbox.forget_offer(&id, version),
+                (Subject::Execute(id, version), _) => outbox.lock().offers.forget(&id, version),
                 (Subject::Unblock((promise, address)), Outcome::Delivered) => {
                     let _ = outbox.finished.send(Step::UnblockDone { promise, address });
                 }
@@ -306,62 +308,9 @@ impl Outbox {
         self.lock().held.values().cloned().collect()
     }
 
-    /// Forgets offers of tasks that are no longer pending at the version offered.
+    /// Takes note of tasks that are no longer pending at the version offered.
     pub fn committed(&self, changes: &Changes) {
-        let tasks: Vec<(&Id, &Task)> = changes
-            .objects
-            .iter()
-            .filter_map(|change| {
-                let task = change.after.task.as_ref()?;
-                Some((&change.after.promise.id, task))
-            })
-            .collect();
-        if tasks.is_empty() {
-            return;
-        }
-        let mut state = self.lock();
-        for (id, task) in tasks {
-            let is_over = state.offered.get(id).is_some_and(|(version, _)| {
-                task.state != TaskState::Pending || task.version != *version
-            });
-            if is_over {
-                state.offered.remove(id);
-            }
-        }
-    }
-
-    /// What a stream took and may not have acted upon is to be offered to others.
-    fn forget_offers(&self, queues: &poll::Queues) {
-        self.lock()
-            .offered
-            .retain(|_, (_, queue)| !queues.contains(queue));
-    }
-
-    /// Notes that a task is being offered.
-    fn note_offer(&self, id: &Id, version: i64, queue: Id) {
-        let mut state = self.lock();
-        if state.offered.len() >= OFFERED_MAX {
-            state.offered.clear();
-        }
-        state.offered.insert(id.clone(), (version, queue));
-    }
-
-    fn forget_offer(&self, id: &Id, version: i64) {
-        let mut state = self.lock();
-        let is_same = state
-            .offered
-            .get(id)
-            .is_some_and(|(offered, _)| *offered == version);
-        if is_same {
-            state.offered.remove(id);
-        }
-    }
-
-    fn is_offered(&self, id: &Id, version: i64) -> bool {
-        self.lock()
-            .offered
-            .get(id)
-            .is_some_and(|(offered, _)| *offered == version)
+        self.lock().offers.committed(changes);
     }
 
     /// Forgets everything held (`debug.reset`).
@@ -369,7 +318,7 @@ impl Outbox {
         let mut state = self.lock();
         state.held.clear();
         state.held_back.clear();
-        state.offered.clear();
+        state.offers.clear();
     }
 
     /// Has everything that waits in these queues offered.
@@ -526,9 +475,8 @@ impl Outbox {
                     Waiting::Execute { id, retry_at, .. } if retry_at <= now => {
                         overdue.push(Step::Promise(id));
                     }
-                    Waiting::Execute { id, version, .. } if self.is_offered(&id, version) => {}
                     waiting => {
-                        if !self.send(&message_of(waiting, now)) {
+                        if !self.send(&message_of(waiting, now), Source::Pump) {
                             return Ok(());
                         }
                     }
@@ -612,7 +560,7 @@ impl poll::Observer for Observer {
 
     fn closed(&self, queues: poll::Queues) {
         if let Some(outbox) = self.0.upgrade() {
-            outbox.forget_offers(&queues);
+            outbox.lock().offers.forget_queues(&queues);
             outbox.pump_soon(queues);
         }
     }
