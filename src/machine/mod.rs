@@ -19,6 +19,7 @@ use crate::protocol::reply::Reply;
 use crate::store::Need;
 
 pub mod cron;
+pub mod invariant;
 pub mod object;
 mod promise;
 pub mod query;

@@ -60,7 +60,7 @@ impl<T> Search<T> {
 
     fn page_limit(&self) -> usize {
         // One more than the page tells whether there is a next one.
-        (self.limit + 1).max(100).min(SCAN_ROWS_MAX + 1)
+        (self.limit + 1).clamp(100, SCAN_ROWS_MAX + 1)
     }
 
     fn take<R>(

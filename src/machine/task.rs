@@ -288,7 +288,7 @@ pub(super) fn suspend(ws: &mut Workspace, op: &TaskSuspend, now: Millis) -> Repl
         add_callback(ws, awaited, id);
     }
     update_task(ws, id, |task| {
-        *task = Task::cleared(TaskState::Suspended, task.version)
+        *task = Task::cleared(TaskState::Suspended, task.version);
     });
     Reply::Done
 }
