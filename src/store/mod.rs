@@ -9,6 +9,12 @@
 //!   reads:  read, branch, search, due …     committed state only, any number at once
 //! ```
 
+pub mod memory;
+pub mod rows;
+pub mod sqlite;
+#[cfg(test)]
+pub(crate) mod suite;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -221,6 +227,25 @@ pub enum Waiting {
         /// Its next attempt.
         retry_at: Millis,
     },
+}
+
+impl Waiting {
+    /// Where it stands in its queue: the cursor of a page that starts after it.
+    pub fn position(&self) -> (Millis, &str, &str) {
+        match self {
+            Waiting::Execute {
+                id,
+                address,
+                retry_at,
+                ..
+            } => (*retry_at, id, address),
+            Waiting::Unblock {
+                promise,
+                address,
+                retry_at,
+            } => (*retry_at, &promise.id, address),
+        }
+    }
 }
 
 /// Everything stored, for `debug.snap`, for the model tests and for tools. Ordered by id.

@@ -1,0 +1,252 @@
+//! The store in one SQLite file: the default, for a single server.
+//!
+//! ```text
+//!   begin ─> lock ─> Writer (one connection) ── load*, commit        writer.rs, encode.rs
+//!   read, search, due, … ─> a few read-only connections             this file
+//!   rows ─> objects                                                 decode.rs
+//! ```
+//!
+//! The file is in WAL mode: readers never wait for the writer and see the last commit. A commit is
+//! fsynced before it returns. One server at a time has the file, by an advisory lock on
+//! `<file>.lock` beside it: locking the database file itself by hand would undo SQLite's own locks.
+
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteArguments, SqlitePoolOptions, SqliteRow};
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::machine::object::Object;
+use crate::protocol::record::{Id, Millis, Promise, Schedule, Tags};
+
+use super::rows::json;
+use super::{
+    Changes, Deadline, Dump, Loaded, Need, PromisePage, QueueCursor, Queues, Result, SchedulePage,
+    Store, TaskPage, Transaction, Waiting,
+};
+use error::classify;
+use file::LockFile;
+use writer::Writer;
+
+mod decode;
+mod encode;
+mod error;
+mod file;
+mod sql;
+mod writer;
+
+pub use file::Durability;
+
+/// How many reads run at once.
+const READERS_MAX: u32 = 4;
+
+/// How long a read waits for one of the connections.
+const READER_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// A store in an SQLite file.
+pub struct SqliteStore {
+    writer: Mutex<Writer>,
+    readers: SqlitePool,
+    lock: LockFile,
+}
+
+impl SqliteStore {
+    /// Opens a database file, creates it if it is missing, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`super::Error::Unusable`] when the file is in use by another server, is not a database of
+    /// this server, was used by a newer one, or cannot be opened; the sentence names the path.
+    pub async fn open(path: &Path, durability: Durability) -> Result<Self> {
+        let file::Opened {
+            lock,
+            options,
+            connection,
+        } = file::open(path, durability).await?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS_MAX)
+            .acquire_timeout(READER_WAIT_MAX)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            .connect_lazy_with(file::reader_options(&options));
+        Ok(SqliteStore {
+            writer: Mutex::new(Writer::new(options, connection)),
+            readers,
+            lock,
+        })
+    }
+
+    /// Runs a query on a read-only connection.
+    async fn all<T>(
+        &self,
+        query: sqlx::query::Query<'_, sqlx::Sqlite, SqliteArguments>,
+        decode: fn(&SqliteRow) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let rows = query.fetch_all(&self.readers).await;
+        rows.map_err(|e| classify(&e))?.iter().map(decode).collect()
+    }
+}
+
+/// The argument of a statement that takes ids.
+fn ids<'a>(ids: impl IntoIterator<Item = &'a Id>) -> String {
+    json(&ids.into_iter().collect::<Vec<_>>())
+}
+
+/// The argument of a tag filter; none matches all rows.
+fn wanted(tags: &Tags) -> Option<String> {
+    (*tags != Tags::default()).then(|| json(tags))
+}
+
+fn limit(rows: usize) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
+}
+
+struct SqliteTransaction<'a> {
+    writer: MutexGuard<'a, Writer>,
+}
+
+#[async_trait]
+impl Transaction for SqliteTransaction<'_> {
+    async fn load(&mut self, need: &Need) -> Result<Loaded> {
+        self.writer.load(need).await
+    }
+
+    async fn commit(mut self: Box<Self>, changes: &Changes) -> Result<()> {
+        let statements = encode::statements(changes)?;
+        if statements.is_empty() {
+            return Ok(());
+        }
+        self.writer.write(statements).await
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn begin(&self) -> Result<Box<dyn Transaction + '_>> {
+        let writer = self.writer.lock().await;
+        Ok(Box::new(SqliteTransaction { writer }))
+    }
+
+    async fn read(&self, wanted: &[Id]) -> Result<Vec<Object>> {
+        let query = sqlx::query(sql::READ_OBJECTS).bind(ids(wanted));
+        self.all(query, decode::object).await
+    }
+
+    async fn read_schedule(&self, id: &str) -> Result<Option<Schedule>> {
+        let query = sqlx::query(sql::LOAD_SCHEDULES).bind(json(&[id]));
+        Ok(self.all(query, decode::schedule).await?.pop())
+    }
+
+    async fn promises(&self, page: &PromisePage) -> Result<Vec<Promise>> {
+        let query = sqlx::query(sql::PROMISES)
+            .bind(page.after.as_deref())
+            .bind(page.state.map(|state| state.as_str()))
+            .bind(page.or_due)
+            .bind(wanted(&page.tags))
+            .bind(limit(page.limit));
+        self.all(query, decode::promise).await
+    }
+
+    async fn tasks(&self, page: &TaskPage) -> Result<Vec<Object>> {
+        let query = sqlx::query(sql::TASKS)
+            .bind(page.after.as_deref())
+            .bind(page.state.map(|state| state.as_str()))
+            .bind(page.or_due)
+            .bind(limit(page.limit));
+        self.all(query, decode::object).await
+    }
+
+    async fn schedules(&self, page: &SchedulePage) -> Result<Vec<Schedule>> {
+        let query = sqlx::query(sql::SCHEDULES)
+            .bind(page.after.as_deref())
+            .bind(wanted(&page.tags))
+            .bind(limit(page.limit));
+        self.all(query, decode::schedule).await
+    }
+
+    async fn due(&self, until: Millis, queues: Queues<'_>, rows: usize) -> Result<Vec<Deadline>> {
+        let query = match queues {
+            Queues::All => sqlx::query(sql::DUE_ALL).bind(until).bind(limit(rows)),
+            Queues::Only(names) => sqlx::query(sql::DUE_ONLY)
+                .bind(until)
+                .bind(limit(rows))
+                .bind(ids(names)),
+        };
+        self.all(query, decode::deadline).await
+    }
+
+    async fn waiting(
+        &self,
+        queue: &str,
+        now: Millis,
+        after: Option<&QueueCursor>,
+        rows: usize,
+    ) -> Result<Vec<Waiting>> {
+        let (at, id, address) = match after {
+            Some((at, id, address)) => (*at, &**id, &**address),
+            None => (Millis::MIN, "", ""),
+        };
+        let page = |sql| {
+            sqlx::query(sql)
+                .bind(queue)
+                .bind(now)
+                .bind(at)
+                .bind(id)
+                .bind(address)
+                .bind(limit(rows))
+        };
+        let executes = self.all(page(sql::WAITING_EXECUTES), decode::waiting_execute);
+        let mut all = executes.await?;
+        let unblocks = self.all(page(sql::WAITING_UNBLOCKS), decode::waiting_unblock);
+        all.extend(unblocks.await?);
+        all.sort_by(|one, other| one.position().cmp(&other.position()));
+        all.truncate(rows);
+        Ok(all)
+    }
+
+    async fn stale_unblocks(&self, before: Millis, rows: usize) -> Result<Vec<(Id, Id)>> {
+        let query = sqlx::query(sql::STALE_UNBLOCKS)
+            .bind(before)
+            .bind(limit(rows));
+        self.all(query, decode::listener_key).await
+    }
+
+    async fn dump(&self) -> Result<Dump> {
+        let mut snapshot = self.readers.begin().await.map_err(|e| classify(&e))?;
+        let objects = sqlx::query(sql::DUMP_OBJECTS).fetch_all(&mut *snapshot);
+        let objects = objects.await.map_err(|e| classify(&e))?;
+        let schedules = sqlx::query(sql::DUMP_SCHEDULES).fetch_all(&mut *snapshot);
+        let schedules = schedules.await.map_err(|e| classify(&e))?;
+        snapshot.rollback().await.map_err(|e| classify(&e))?;
+        Ok(Dump {
+            objects: objects.iter().map(decode::object).collect::<Result<_>>()?,
+            schedules: schedules
+                .iter()
+                .map(decode::schedule)
+                .collect::<Result<_>>()?,
+        })
+    }
+
+    async fn reset(&self) -> Result<()> {
+        self.writer.lock().await.reset().await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        // Unlike a bare `SELECT 1`, this reads the file.
+        let query = sqlx::query("SELECT 1 FROM sqlite_schema LIMIT 1");
+        let answer = query.execute(&self.readers).await;
+        answer.map(drop).map_err(|e| classify(&e))
+    }
+
+    async fn close(&self) {
+        // Readers first: the log cannot be truncated under them.
+        self.readers.close().await;
+        self.writer.lock().await.close().await;
+        self.lock.release();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,290 @@
+//! The statements. Ids and rows come in as JSON arrays, so every text is constant and every
+//! statement serves a batch of any size.
+//!
+//! Two habits need an explanation. `CROSS JOIN` fixes the order of a join: SQLite would otherwise
+//! guess how long the arrays are. A page starts at `id >= coalesce(?1, '') AND id IS NOT ?1`: one
+//! range of the key's index, whether there is a cursor or not.
+
+/// The columns of a promise `p`, as [`super::decode::promise`] reads them.
+macro_rules! promise_columns {
+    () => {
+        "p.id, p.state, p.timeout_at, p.created_at, p.settled_at, p.tags, p.value, p.param"
+    };
+}
+
+/// The columns of a promise `p` and its task `t`, as [`super::decode::object`] reads them before the
+/// callbacks and listeners.
+macro_rules! object_columns {
+    () => {
+        concat!(
+            promise_columns!(),
+            ", p.armed, t.state, t.version, t.pid, t.ttl, t.expires_at, t.retry_at, t.offer_at, \
+             t.releases, t.resumes"
+        )
+    };
+}
+
+/// The columns of a schedule `s`, as [`super::decode::schedule`] reads them.
+macro_rules! schedule_columns {
+    () => {
+        "s.id, s.cron, s.promise_id, s.promise_timeout, s.promise_param, s.promise_tags, \
+         s.created_at, s.next_run_at, s.last_run_at"
+    };
+}
+
+/// Whether the tags in a column contain all pairs of an object; none means that all rows do.
+macro_rules! tags_contain {
+    ($column:literal, $wanted:literal) => {
+        concat!(
+            "(",
+            $wanted,
+            " IS NULL OR NOT EXISTS (
+                SELECT 1 FROM json_each(",
+            $wanted,
+            ") AS w
+                WHERE NOT EXISTS (
+                    SELECT 1 FROM json_each(",
+            $column,
+            ") AS h WHERE h.key = w.key AND h.value = w.value)))"
+        )
+    };
+}
+
+/// Whole objects: by id (?1), and all that processes hold acquired (?2).
+pub const LOAD_OBJECTS: &str = concat!(
+    "WITH wanted (id) AS (
+        SELECT value FROM json_each(?1)
+        UNION
+        SELECT t.id FROM json_each(?2) AS w CROSS JOIN tasks AS t
+            ON t.pid = w.value AND t.state = 'acquired'
+    )
+    SELECT ",
+    object_columns!(),
+    ", (SELECT json_group_array(c.awaiter) FROM callbacks AS c WHERE c.awaited = p.id),
+        (SELECT json_group_array(json_array(l.address, l.enqueued_at, l.retry_at, l.attempts))
+            FROM listeners AS l WHERE l.promise_id = p.id)
+    FROM wanted AS w CROSS JOIN promises AS p ON p.id = w.id LEFT JOIN tasks AS t ON t.id = p.id"
+);
+
+/// Members of branches.
+pub const LOAD_BRANCHES: &str = concat!(
+    "SELECT ",
+    promise_columns!(),
+    " FROM json_each(?1) AS w CROSS JOIN promises AS p ON p.branch = w.value"
+);
+
+/// Schedules by id.
+pub const LOAD_SCHEDULES: &str = concat!(
+    "SELECT ",
+    schedule_columns!(),
+    " FROM json_each(?1) AS w CROSS JOIN schedules AS s ON s.id = w.value"
+);
+
+/// Objects by id, without callbacks and listeners.
+pub const READ_OBJECTS: &str = concat!(
+    "WITH wanted (id) AS (SELECT DISTINCT value FROM json_each(?1)) SELECT ",
+    object_columns!(),
+    ", '[]', '[]'
+    FROM wanted AS w CROSS JOIN promises AS p ON p.id = w.id LEFT JOIN tasks AS t ON t.id = p.id"
+);
+
+/// A page of promises: after ?1, in state ?2 or due at ?3, with tags ?4, at most ?5.
+pub const PROMISES: &str = concat!(
+    "SELECT ",
+    promise_columns!(),
+    " FROM promises AS p
+    WHERE p.id >= coalesce(?1, '') AND p.id IS NOT ?1
+        AND (?2 IS NULL OR p.state = ?2 OR (p.state = 'pending' AND p.timeout_at <= ?3))
+        AND ",
+    tags_contain!("p.tags", "?4"),
+    " ORDER BY p.id LIMIT ?5"
+);
+
+/// A page of tasks: after ?1, in state ?2 or with a promise due at ?3, at most ?4.
+pub const TASKS: &str = concat!(
+    "SELECT ",
+    object_columns!(),
+    ", '[]', '[]'
+    FROM tasks AS t CROSS JOIN promises AS p ON p.id = t.id
+    WHERE t.id >= coalesce(?1, '') AND t.id IS NOT ?1
+        AND (?2 IS NULL OR t.state = ?2 OR (p.state = 'pending' AND p.timeout_at <= ?3))
+    ORDER BY t.id LIMIT ?4"
+);
+
+/// A page of schedules: after ?1, with tags ?2, at most ?3.
+pub const SCHEDULES: &str = concat!(
+    "SELECT ",
+    schedule_columns!(),
+    " FROM schedules AS s
+    WHERE s.id >= coalesce(?1, '') AND s.id IS NOT ?1
+        AND ",
+    tags_contain!("s.promise_tags", "?2"),
+    " ORDER BY s.id LIMIT ?3"
+);
+
+/// Deadlines up to ?1, at most ?2: (instant, kind, id, address). Every arm walks one index in order and
+/// stops at the limit, but for messages in queues, which are gathered per queue.
+macro_rules! due {
+    ($queues:literal) => {
+        concat!(
+            "SELECT * FROM (
+                SELECT timeout_at AS at, 0 AS kind, id, '' AS address FROM promises
+                WHERE state = 'pending' AND armed = 1 AND timeout_at <= ?1
+                ORDER BY timeout_at, id LIMIT ?2)
+            UNION ALL SELECT * FROM (
+                SELECT expires_at, 0, id, '' FROM tasks
+                WHERE state = 'acquired' AND expires_at <= ?1
+                ORDER BY expires_at, id LIMIT ?2)
+            UNION ALL SELECT * FROM (
+                SELECT retry_at, 0, id, '' FROM tasks
+                WHERE state = 'pending' AND queue IS NULL AND retry_at <= ?1
+                ORDER BY retry_at, id LIMIT ?2)
+            UNION ALL SELECT * FROM (
+                SELECT retry_at, 0, id, '' FROM tasks
+                WHERE state = 'pending' AND queue ",
+            $queues,
+            " AND retry_at <= ?1
+                ORDER BY retry_at, id LIMIT ?2)
+            UNION ALL SELECT * FROM (
+                SELECT next_run_at, 1, id, '' FROM schedules
+                WHERE next_run_at <= ?1
+                ORDER BY next_run_at, id LIMIT ?2)
+            UNION ALL SELECT * FROM (
+                SELECT retry_at, 2, promise_id, address FROM listeners
+                WHERE enqueued_at IS NOT NULL AND queue IS NULL AND retry_at <= ?1
+                ORDER BY retry_at, promise_id, address LIMIT ?2)
+            UNION ALL SELECT * FROM (
+                SELECT retry_at, 2, promise_id, address FROM listeners
+                WHERE enqueued_at IS NOT NULL AND queue ",
+            $queues,
+            " AND retry_at <= ?1
+                ORDER BY retry_at, promise_id, address LIMIT ?2)
+            ORDER BY 1, 2, 3, 4 LIMIT ?2"
+        )
+    };
+}
+
+/// Deadlines of all queues.
+pub const DUE_ALL: &str = due!("IS NOT NULL");
+
+/// Deadlines of the queues ?3.
+pub const DUE_ONLY: &str = due!("IN (SELECT value FROM json_each(?3))");
+
+/// Executes waiting in queue ?1, offered by ?2, after (?3, ?4, ?5), at most ?6.
+pub const WAITING_EXECUTES: &str = "
+    SELECT t.retry_at, t.id, t.target, t.version FROM tasks AS t
+    WHERE t.state = 'pending' AND t.queue = ?1 AND t.offer_at <= ?2 AND t.retry_at >= ?3
+        AND (t.retry_at, t.id, t.target) > (?3, ?4, ?5)
+    ORDER BY t.retry_at, t.id LIMIT ?6";
+
+/// Unblocks waiting in queue ?1, enqueued by ?2, after (?3, ?4, ?5), at most ?6.
+pub const WAITING_UNBLOCKS: &str = concat!(
+    "SELECT ",
+    promise_columns!(),
+    ", l.retry_at, l.address
+    FROM listeners AS l CROSS JOIN promises AS p ON p.id = l.promise_id
+    WHERE l.enqueued_at IS NOT NULL AND l.queue = ?1 AND l.enqueued_at <= ?2 AND l.retry_at >= ?3
+        AND (l.retry_at, l.promise_id, l.address) > (?3, ?4, ?5)
+    ORDER BY l.retry_at, l.promise_id, l.address LIMIT ?6"
+);
+
+/// Unblocks enqueued by ?1, oldest first, at most ?2.
+pub const STALE_UNBLOCKS: &str = "
+    SELECT promise_id, address FROM listeners
+    WHERE enqueued_at IS NOT NULL AND enqueued_at <= ?1
+    ORDER BY enqueued_at, promise_id, address LIMIT ?2";
+
+/// All objects.
+pub const DUMP_OBJECTS: &str = concat!(
+    "SELECT ",
+    object_columns!(),
+    ", (SELECT json_group_array(c.awaiter) FROM callbacks AS c WHERE c.awaited = p.id),
+        (SELECT json_group_array(json_array(l.address, l.enqueued_at, l.retry_at, l.attempts))
+            FROM listeners AS l WHERE l.promise_id = p.id)
+    FROM promises AS p LEFT JOIN tasks AS t ON t.id = p.id ORDER BY p.id"
+);
+
+/// All schedules.
+pub const DUMP_SCHEDULES: &str = concat!(
+    "SELECT ",
+    schedule_columns!(),
+    " FROM schedules AS s ORDER BY s.id"
+);
+
+/// Deletes everything, referring tables first.
+pub const RESET: [&str; 5] = [
+    "DELETE FROM callbacks",
+    "DELETE FROM listeners",
+    "DELETE FROM tasks",
+    "DELETE FROM promises",
+    "DELETE FROM schedules",
+];
+
+/// Rows `[id, state, timeout_at, created_at, settled_at, armed, branch, tags, value, param]`.
+pub const INSERT_PROMISES: &str = "
+    INSERT INTO promises (id, state, timeout_at, created_at, settled_at, armed, branch, tags, value, param)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
+        value ->> 7, value ->> 8, value ->> 9
+    FROM json_each(?)";
+
+/// Rows `[id, state, settled_at, armed, value]`.
+pub const UPDATE_PROMISES: &str = "
+    UPDATE promises SET state = r.state, settled_at = r.settled_at, armed = r.armed, value = r.value
+    FROM (
+        SELECT value ->> 0 AS id, value ->> 1 AS state, value ->> 2 AS settled_at,
+            value ->> 3 AS armed, value ->> 4 AS value
+        FROM json_each(?)
+    ) AS r
+    WHERE promises.id = r.id";
+
+/// Rows `[id, state, version, pid, ttl, expires_at, retry_at, offer_at, releases, target, queue,
+/// resumes]`. `WHERE true` tells SQLite's parser that `ON` does not belong to a join.
+pub const UPSERT_TASKS: &str = "
+    INSERT INTO tasks (id, state, version, pid, ttl, expires_at, retry_at, offer_at, releases, target,
+        queue, resumes)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
+        value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11
+    FROM json_each(?) WHERE true
+    ON CONFLICT (id) DO UPDATE SET state = excluded.state, version = excluded.version,
+        pid = excluded.pid, ttl = excluded.ttl, expires_at = excluded.expires_at,
+        retry_at = excluded.retry_at, offer_at = excluded.offer_at, releases = excluded.releases,
+        resumes = excluded.resumes";
+
+/// Rows `[awaited, awaiter]`.
+pub const INSERT_CALLBACKS: &str = "
+    INSERT INTO callbacks (awaited, awaiter) SELECT value ->> 0, value ->> 1 FROM json_each(?)";
+
+/// Rows `[awaited, awaiter]`.
+pub const DELETE_CALLBACKS: &str = "
+    DELETE FROM callbacks
+    WHERE (awaited, awaiter) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))";
+
+/// Rows `[promise_id, address, queue, enqueued_at, retry_at, attempts]`.
+pub const UPSERT_LISTENERS: &str = "
+    INSERT INTO listeners (promise_id, address, queue, enqueued_at, retry_at, attempts)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
+    FROM json_each(?) WHERE true
+    ON CONFLICT (promise_id, address) DO UPDATE SET enqueued_at = excluded.enqueued_at,
+        retry_at = excluded.retry_at, attempts = excluded.attempts";
+
+/// Rows `[promise_id, address]`.
+pub const DELETE_LISTENERS: &str = "
+    DELETE FROM listeners
+    WHERE (promise_id, address) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))";
+
+/// Rows `[id, cron, promise_id, promise_timeout, created_at, next_run_at, last_run_at, promise_tags,
+/// promise_param]`.
+pub const UPSERT_SCHEDULES: &str = "
+    INSERT INTO schedules (id, cron, promise_id, promise_timeout, created_at, next_run_at, last_run_at,
+        promise_tags, promise_param)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
+        value ->> 7, value ->> 8
+    FROM json_each(?) WHERE true
+    ON CONFLICT (id) DO UPDATE SET cron = excluded.cron, promise_id = excluded.promise_id,
+        promise_timeout = excluded.promise_timeout, created_at = excluded.created_at,
+        next_run_at = excluded.next_run_at, last_run_at = excluded.last_run_at,
+        promise_tags = excluded.promise_tags, promise_param = excluded.promise_param";
+
+/// Rows are ids.
+pub const DELETE_SCHEDULES: &str = "
+    DELETE FROM schedules WHERE id IN (SELECT value FROM json_each(?))";

@@ -1,0 +1,171 @@
+//! All or nothing, one after the other.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use super::*;
+use crate::store::{Error, Queues};
+
+/// Polls a future once: whether it is ready.
+async fn polled<F: Future>(mut future: Pin<&mut F>) -> bool {
+    poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_ready())).await
+}
+
+pub(crate) async fn nothing_is_visible_before_the_commit(store: &dyn Store) {
+    let mut transaction = store.begin().await.unwrap();
+    transaction.load(&need(&["a"])).await.unwrap();
+    assert_eq!(store.read(&[id("a")]).await.unwrap(), []);
+    transaction.commit(&inserted([plain("a")])).await.unwrap();
+    assert_eq!(store.read(&[id("a")]).await.unwrap(), [plain("a")]);
+}
+
+pub(crate) async fn a_batch_waits_for_the_one_before(store: &dyn Store) {
+    let transaction = store.begin().await.unwrap();
+    let mut other = pin!(load(store, &["a"]));
+    let early = tokio::time::timeout(Duration::from_millis(20), &mut other).await;
+    assert!(early.is_err(), "two batches at once");
+    transaction.commit(&inserted([plain("a")])).await.unwrap();
+    assert_eq!(other.await, [plain("a")]);
+}
+
+pub(crate) async fn a_refused_commit_leaves_nothing(store: &dyn Store) {
+    let mut first = pending("first", "http://w/", 5);
+    first.callbacks = [id("x")].into();
+    insert(store, [first.clone()]).await;
+    let mut changes = inserted([
+        plain("new"),
+        plain("first"),
+        pending("newer", "http://w/", 5),
+    ]);
+    changes.schedules.push(ScheduleChange {
+        id: id("s"),
+        after: Some(Arc::new(schedule("s", 5))),
+    });
+    for _ in 0..3 {
+        let refused = commit(store, &changes).await;
+        assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+        let dump = store.dump().await.unwrap();
+        assert_eq!(dump.objects, [first.clone()]);
+        assert_eq!(dump.schedules, []);
+    }
+    insert(store, [plain("next")]).await;
+    assert_eq!(names(&load(store, &["next", "new"]).await), ["next"]);
+}
+
+pub(crate) async fn a_dropped_transaction_leaves_nothing(store: &dyn Store) {
+    for _ in 0..3 {
+        let mut transaction = store.begin().await.unwrap();
+        transaction.load(&need(&["a"])).await.unwrap();
+    }
+    let mut transaction = store.begin().await.unwrap();
+    {
+        let need = need(&["a", "b"]);
+        polled(pin!(transaction.load(&need))).await;
+    }
+    transaction.commit(&inserted([plain("a")])).await.unwrap();
+    assert_eq!(names(&load(store, &["a", "b"]).await), ["a"]);
+}
+
+pub(crate) async fn a_dropped_commit_is_whole_or_nothing(store: &dyn Store) {
+    for round in 0..24_u64 {
+        let name = |part: &str| format!("{round:02}{part}");
+        let mut one = pending(name("a"), "poll://any@g", 5);
+        one.callbacks = [id("x")].into();
+        let changes = inserted([one, plain(name("b"))]);
+        let transaction = store.begin().await.unwrap();
+        {
+            let mut abandoned = pin!(transaction.commit(&changes));
+            for _ in 0..round {
+                if polled(abandoned.as_mut()).await {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_micros(10 * round)).await;
+            }
+        }
+        insert(store, [plain(name("c"))]).await;
+        let (one, two, after) = (name("a"), name("b"), name("c"));
+        let stored = load(store, &[&one, &two, &after]).await;
+        match stored.len() {
+            3 => assert_eq!(stored[0].callbacks, [id("x")].into()),
+            1 => assert_eq!(names(&stored), [&*after]),
+            other => panic!("{other} of three objects after round {round}"),
+        }
+    }
+}
+
+pub(crate) async fn an_empty_commit_is_fine(store: &dyn Store) {
+    commit(store, &Changes::default()).await.unwrap();
+    insert(store, [plain("a")]).await;
+    change(store, "a", |_| {}).await;
+}
+
+pub(crate) async fn large_batches_commit_at_once(store: &dyn Store) {
+    let name = |index| format!("{index:05}");
+    let object = |index: i64| {
+        let mut object = pending(name(index), "poll://any@g", index);
+        object.promise.param = data(&"x".repeat(1000));
+        object.callbacks = [id("x")].into();
+        object
+    };
+    let objects: Vec<Object> = (0..5000).map(object).collect();
+    insert(store, objects.clone()).await;
+    let all: Vec<String> = (0..5000).map(name).collect();
+    let all: Vec<&str> = all.iter().map(|name| &**name).collect();
+    let loaded = load(store, &all).await;
+    assert!(loaded == objects);
+    let changes = Changes {
+        objects: objects
+            .into_iter()
+            .map(|before| {
+                let mut after = before.clone();
+                settle(&mut after, 3);
+                after.callbacks.clear();
+                Change {
+                    before: Some(Arc::new(before)),
+                    after: Arc::new(after),
+                }
+            })
+            .collect(),
+        schedules: Vec::new(),
+    };
+    commit(store, &changes).await.unwrap();
+    let due = store.due(Millis::MAX, Queues::All, 10).await.unwrap();
+    assert_eq!(due, []);
+    let loaded = load(store, &["00000", "04999"]).await;
+    assert!(
+        loaded == [&*changes.objects[0].after, &*changes.objects[4999].after].map(Object::clone)
+    );
+}
+
+pub(crate) async fn dump_is_ordered_and_whole(store: &dyn Store) {
+    let mut listened = plain("b");
+    listened.listeners = [(id("http://a/"), Listener::default())].into();
+    insert(store, [plain("c"), listened.clone(), plain("a")]).await;
+    put_schedules(store, [schedule("t", 5), schedule("s", 5)]).await;
+    let dump = store.dump().await.unwrap();
+    assert_eq!(dump.objects, [plain("a"), listened, plain("c")]);
+    assert_eq!(dump.schedules, [schedule("s", 5), schedule("t", 5)]);
+}
+
+pub(crate) async fn reset_deletes_everything(store: &dyn Store) {
+    let mut object = acquired("a", "p", 5);
+    object.callbacks = [id("x")].into();
+    let objects = [object, unblocking("b", "poll://any@g", 3, 5)];
+    insert(store, objects.clone()).await;
+    put_schedules(store, [schedule("s", 5)]).await;
+    store.reset().await.unwrap();
+    assert_eq!(store.dump().await.unwrap(), crate::store::Dump::default());
+    let due = store.due(Millis::MAX, Queues::All, 10).await.unwrap();
+    assert_eq!(due, []);
+    insert(store, objects.clone()).await;
+    assert_eq!(load(store, &["a", "b"]).await, objects);
+}
+
+pub(crate) async fn the_store_answers(store: &dyn Store) {
+    store.ping().await.unwrap();
+    insert(store, [plain("a")]).await;
+    store.ping().await.unwrap();
+    store.close().await;
+}
