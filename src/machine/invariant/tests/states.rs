@@ -84,16 +84,16 @@ const VIOLATORS: &[Violator] = &[
         s.promise("fulfilled").record.settled_at = Some(1001);
     }),
     ("T1", "well_formed_task_acquired_iff_has_pid", |s| {
-        s.task("acquired").pid = None
+        s.task("acquired").pid = None;
     }),
     ("T2", "well_formed_task_acquired_iff_has_ttl", |s| {
-        s.task("pending").ttl = Some(1)
+        s.task("pending").ttl = Some(1);
     }),
     ("T3", "well_formed_task_acquired_iff_has_expires_at", |s| {
         s.task("acquired").expires_at = None;
     }),
     ("T4", "well_formed_task_pending_iff_has_retry_at", |s| {
-        s.task("pending").retry_at = None
+        s.task("pending").retry_at = None;
     }),
     ("T5", "well_formed_task_fulfilled_is_cleared", |s| {
         s.task("fulfilled").resumes.push("timer".into());
@@ -102,16 +102,16 @@ const VIOLATORS: &[Violator] = &[
         s.task("suspended").pid = Some("pid".into());
     }),
     ("T7", "well_formed_task_halted_is_cleared", |s| {
-        s.task("halted").retry_at = Some(1100)
+        s.task("halted").retry_at = Some(1100);
     }),
     ("T8", "well_formed_task_suspended_has_no_resumes", |s| {
         s.task("suspended").resumes.push("timer".into());
     }),
     ("T9", "well_formed_task_resumes_unique", |s| {
-        s.task("halted").resumes.push("timer".into())
+        s.task("halted").resumes.push("timer".into());
     }),
     ("T10", "well_formed_task_acquired_version_positive", |s| {
-        s.task("acquired").version = 0
+        s.task("acquired").version = 0;
     }),
     (
         "S1",
@@ -142,19 +142,19 @@ const VIOLATORS: &[Violator] = &[
         },
     ),
     ("U1", "well_formed_store_promise_ids_unique", |s| {
-        s.promises.push(s.promises[0].clone())
+        s.promises.push(s.promises[0].clone());
     }),
     ("U2", "well_formed_store_task_ids_unique", |s| {
-        s.tasks.push(s.tasks[0].clone())
+        s.tasks.push(s.tasks[0].clone());
     }),
     ("U3", "well_formed_store_schedule_ids_unique", |s| {
-        s.schedules.push(s.schedules[0].clone())
+        s.schedules.push(s.schedules[0].clone());
     }),
     ("U4", "well_formed_store_outbox_keys_unique", |s| {
-        s.outbox.push(execute("pending", 0, 9))
+        s.outbox.push(execute("pending", 0, 9));
     }),
     ("X1", "consistent_task_iff_targeted_promise", |s| {
-        s.drop_task("halted")
+        s.drop_task("halted");
     }),
     ("X2", "consistent_settled_promise_has_fulfilled_task", |s| {
         s.task("fulfilled").state = TaskState::Suspended;
@@ -166,10 +166,10 @@ const VIOLATORS: &[Violator] = &[
         s.promise("acquired").listeners.push("bash:///".into());
     }),
     ("X5", "consistent_outbox_execute_names_existing_task", |s| {
-        s.drop_task("pending")
+        s.drop_task("pending");
     }),
     ("X6", "consistent_outbox_never_ahead", |s| {
-        s.outbox[0] = execute("pending", 1, 1)
+        s.outbox[0] = execute("pending", 1, 1);
     }),
     (
         "X7",
@@ -193,10 +193,10 @@ const VIOLATORS: &[Violator] = &[
         s.task("suspended").state = TaskState::Fulfilled;
     }),
     ("X11", "consistent_suspended_task_holds_rung", |s| {
-        s.promise("acquired").callbacks.clear()
+        s.promise("acquired").callbacks.clear();
     }),
     ("G1", "well_formed_task_ttl_positive", |s| {
-        s.task("acquired").ttl = Some(0)
+        s.task("acquired").ttl = Some(0);
     }),
     ("G2", "well_formed_promise_target_is_nonempty", |s| {
         s.promise("pending").record.tags = tags(&[("resonate:target", "")]);
@@ -205,7 +205,7 @@ const VIOLATORS: &[Violator] = &[
         s.promise("delayed").record.timeout_at = 1500;
     }),
     ("G4", "well_formed_config_retry_positive", |s| {
-        s.retry_timeout_ms = 0
+        s.retry_timeout_ms = 0;
     }),
 ];
 

@@ -49,10 +49,10 @@ const VIOLATORS: &[Violator] = &[
         s.after.promise("fulfilled").record.state = PromiseState::Rejected;
     }),
     ("A4", "monotone_promise_set_grows", |s| {
-        s.after.drop_promise("plain")
+        s.after.drop_promise("plain");
     }),
     ("A5", "monotone_task_set_grows", |s| {
-        s.after.drop_task("halted")
+        s.after.drop_task("halted");
     }),
     ("A6", "preserved_promise_settlement_is_one_way", |s| {
         s.after.promise("fulfilled").record.state = PromiseState::Pending;
@@ -122,7 +122,7 @@ const VIOLATORS: &[Violator] = &[
         },
     ),
     ("B2", "preserved_fulfilled_task", |s| {
-        s.after.task("fulfilled").pid = Some("pid".into())
+        s.after.task("fulfilled").pid = Some("pid".into());
     }),
     ("B3", "consistent_task_state_edge_admissible", |s| {
         s.after.task("pending").state = TaskState::Suspended;
@@ -240,7 +240,7 @@ const VIOLATORS: &[Violator] = &[
             .push(promise("new", &[("resonate:target", WORKER)]));
     }),
     ("O1", "monotone_outbox_keys_never_disappear", |s| {
-        s.after.outbox.clear()
+        s.after.outbox.clear();
     }),
     (
         "O2",
@@ -301,8 +301,11 @@ fn settle_acquired(s: &mut Step) {
     woken.resumes.push("acquired".into());
 }
 
+/// What happens, and how.
+type Example = (&'static str, fn(&mut Step));
+
 /// Steps as they should be.
-const CLEAN: &[(&str, fn(&mut Step))] = &[
+const CLEAN: &[Example] = &[
     ("nothing", |_| ()),
     ("settlement", settle_acquired),
     ("acquisition", |s| {
