@@ -33,7 +33,7 @@ pub const TEMPLATES: &[&str] = &[
     "a",
     "{{.timestamp}}",
 ];
-pub const TTLS: &[Millis] = &[1, 2, 5, 20, 100, 1000, 60_000, Millis::MAX];
+pub const TTLS: &[Millis] = &[1, 5, 20, 100, 1000, 5000, 60_000, 60_000, Millis::MAX];
 /// Deadlines, counted from now.
 pub const DUES: &[Millis] = &[
     -2,
@@ -41,13 +41,13 @@ pub const DUES: &[Millis] = &[
     1,
     5,
     20,
-    50,
     100,
-    200,
     500,
     1000,
     5000,
     10_000,
+    60_000,
+    60_000,
     60_000,
     60_000,
     Millis::MAX,
@@ -65,8 +65,12 @@ pub enum Pick {
     Any(usize),
     /// Any promise stored pending.
     Open(usize),
+    /// Any promise that somebody waits for.
+    Awaited(usize),
     /// Any task stored in this state.
     In(TaskState, usize),
+    /// Any acquired task that something was reported to since.
+    Resumed(usize),
 }
 
 /// A task and the version claimed: the current one, plus an error.
@@ -181,7 +185,8 @@ fn id() -> impl Strategy<Value = Pick> {
     prop_oneof![
         3 => (0..IDS.len()).prop_map(Pick::Id),
         2 => any::<usize>().prop_map(Pick::Any),
-        8 => any::<usize>().prop_map(Pick::Open),
+        7 => any::<usize>().prop_map(Pick::Open),
+        2 => any::<usize>().prop_map(Pick::Awaited),
     ]
 }
 
@@ -203,7 +208,13 @@ fn claim(state: TaskState) -> impl Strategy<Value = Claim> {
 }
 
 fn held() -> impl Strategy<Value = Claim> {
-    claim(TaskState::Acquired)
+    prop_oneof![
+        4 => claim(TaskState::Acquired),
+        1 => any::<usize>().prop_map(|n| Claim {
+            id: Pick::Resumed(n),
+            off: 0,
+        }),
+    ]
 }
 
 fn verdict() -> impl Strategy<Value = Verdict> {
@@ -250,7 +261,7 @@ fn birth() -> impl Strategy<Value = Birth> {
 fn promise_action() -> impl Strategy<Value = Action> {
     let awaiter = prop_oneof![
         2 => id(),
-        1 => task_in(TaskState::Acquired),
+        4 => task_in(TaskState::Acquired),
         1 => task_in(TaskState::Halted),
         1 => task_in(TaskState::Pending),
     ];
@@ -270,13 +281,13 @@ fn task_action() -> impl Strategy<Value = Action> {
     let fulfil = (held(), verdict(), any::<bool>());
     prop_oneof![
         3 => (birth(), holder.clone()).prop_map(|(b, (p, t))| Action::TaskCreate(b, p, t)),
-        6 => (claim(Pending), holder).prop_map(|(c, (p, t))| Action::Acquire(c, p, t)),
-        2 => (held(), birth()).prop_map(|(c, b)| Action::FenceCreate(c, b)),
-        2 => (held(), id(), verdict(), any::<bool>())
+        8 => (claim(Pending), holder).prop_map(|(c, (p, t))| Action::Acquire(c, p, t)),
+        3 => (held(), birth()).prop_map(|(c, b)| Action::FenceCreate(c, b)),
+        3 => (held(), id(), verdict(), any::<bool>())
             .prop_map(|(c, id, v, b)| Action::FenceSettle(c, id, v, b)),
         2 => (0..PIDS.len(), beats).prop_map(|(p, c)| Action::Heartbeat(p, c)),
         1 => held().prop_map(Action::HeartbeatOfHolder),
-        5 => (held(), awaited).prop_map(|(c, a)| Action::Suspend(c, a)),
+        8 => (held(), awaited).prop_map(|(c, a)| Action::Suspend(c, a)),
         2 => fulfil.prop_map(|(c, v, b)| Action::Fulfill(c, v, b)),
         2 => held().prop_map(Action::Release),
         2 => prop_oneof![
@@ -381,15 +392,26 @@ fn clock() -> impl Strategy<Value = Move> {
     ]
 }
 
+/// Something long-lived to act on.
+pub fn opening() -> impl Strategy<Value = Action> {
+    let long = DUES.len() - 5..DUES.len();
+    let lease = TTLS.len() - 4..TTLS.len();
+    let promise = || (birth(), long.clone()).prop_map(|(birth, due)| Birth { due, ..birth });
+    prop_oneof![
+        promise().prop_map(Action::Create),
+        (promise(), 0..PIDS.len(), lease).prop_map(|(b, p, t)| Action::TaskCreate(b, p, t)),
+    ]
+}
+
 /// One action of a history.
 pub fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
-        140 => promise_action(),
-        200 => task_action(),
-        20 => schedule_action(),
-        50 => query(),
-        80 => internal(),
-        70 => clock().prop_map(Action::Clock),
-        1 => Just(Action::Clock(Move::By(150_000))),
+        140 => promise_action().boxed(),
+        200 => task_action().boxed(),
+        20 => schedule_action().boxed(),
+        50 => query().boxed(),
+        80 => internal().boxed(),
+        70 => clock().prop_map(Action::Clock).boxed(),
+        1 => Just(Action::Clock(Move::By(150_000))).boxed(),
     ]
 }

@@ -10,7 +10,7 @@ use super::action::Order;
 use super::world::{Event, Outcome, World};
 
 /// How many deadlines are waited for one by one.
-const DEADLINES: usize = 8;
+const DEADLINES: usize = 5;
 
 /// Lets time run out, and checks what must have happened by then.
 pub fn runs_out(world: &mut World) -> Outcome<()> {

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use resonate::machine::invariant::Key;
-use resonate::machine::object::Object;
+use resonate::machine::object::{Object, Task};
 use resonate::machine::{Input, Step};
 use resonate::protocol::operation::{
     Command, FenceAction, PromiseCreate, PromiseSearch, PromiseSettle, Query, ScheduleCreate,
     ScheduleSearch, TaskAcquire, TaskCreate, TaskFence, TaskFulfill, TaskRef, TaskSearch,
     TaskSuspend,
 };
-use resonate::protocol::record::{Id, Millis, PromiseState, Tags, Value, ValueParts, Verdict};
+use resonate::protocol::record::{
+    Id, Millis, PromiseState, Tags, TaskState, Value, ValueParts, Verdict,
+};
 
 use super::action::{
     Action, BRANCHES, Birth, CRONS, Claim, DUES, Delay, Fate, IDS, LISTENERS, Move,
@@ -223,6 +225,16 @@ impl World {
             Pick::Open(n) => {
                 let open = those(&|object| object.promise.state == PromiseState::Pending);
                 nth(n, &open).unwrap_or_else(|| listed(n))
+            }
+            Pick::Awaited(n) => {
+                let awaited = those(&|object| !object.callbacks.is_empty());
+                nth(n, &awaited).unwrap_or_else(|| self.pick(Pick::Open(n)))
+            }
+            Pick::Resumed(n) => {
+                let is_resumed =
+                    |task: &Task| task.state == TaskState::Acquired && !task.resumes.is_empty();
+                let resumed = those(&|object| object.task.as_ref().is_some_and(is_resumed));
+                nth(n, &resumed).unwrap_or_else(|| self.pick(Pick::In(TaskState::Acquired, n)))
             }
             Pick::In(state, n) => {
                 let is_in =

@@ -130,8 +130,8 @@ impl World {
         let delivered = self.deliver(input);
         self.send(input, &decision.messages)?;
         let is_internal = matches!(input, Input::Step(_));
-        self.check(&before, is_internal, &delivered)?;
-        rules::same_state(oracle.state, self.state())?;
+        let after = self.check(&before, is_internal, &delivered)?;
+        rules::same_state(oracle.state, after)?;
         rules::design(self, input, &objects_before)?;
         rules::repeats(self, input, &decision.reply)?;
         rules::release_is_halt_then_continue(self, input, &decision.reply, &objects_before)?;
@@ -141,11 +141,17 @@ impl World {
         Ok(decision.reply)
     }
 
-    fn check(&self, before: &State, is_internal: bool, delivered: &BTreeSet<Key>) -> Outcome<()> {
+    fn check(
+        &self,
+        before: &State,
+        is_internal: bool,
+        delivered: &BTreeSet<Key>,
+    ) -> Outcome<State> {
         let after = self.state();
         check_state(&after).map_err(|violation| violation.to_string())?;
         let transition = Transition::of(before, &after, is_internal, delivered);
-        check_transition(&transition).map_err(|violation| violation.to_string())
+        check_transition(&transition).map_err(|violation| violation.to_string())?;
+        Ok(after)
     }
 
     /// Decides one input over the given objects, in a workspace of its own.
