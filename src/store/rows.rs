@@ -320,7 +320,7 @@ impl ObjectColumns<'_> {
         type ListenerEntry = (Id, Option<Millis>, Option<Millis>, u32);
         let id = self.promise.id;
         let listeners: Vec<ListenerEntry> =
-            Place("listeners", id).json("address, …", self.listeners)?;
+            Place("listeners", id).json("address", self.listeners)?;
         Ok(Object {
             promise: self.promise.decode()?,
             armed: self.armed,

@@ -64,6 +64,10 @@ pub async fn open(path: &Path, durability: Durability) -> Result<Opened> {
         .pragma("checkpoint_fullfsync", "1")
         // After a burst, give the disk back.
         .pragma("journal_size_limit", "67108864")
+        // In pages: a page that changes often is moved into the database file less often.
+        .pragma("wal_autocheckpoint", "4000")
+        // The journal that undoes a half-done statement need not reach a disk.
+        .pragma("temp_store", "MEMORY")
         // In KiB.
         .pragma("cache_size", "-32768");
     let connect = options.connect().await;

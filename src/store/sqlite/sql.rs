@@ -1,7 +1,8 @@
 //! The statements. Ids and rows come in as JSON arrays, so every text is constant and every
 //! statement serves a batch of any size.
 //!
-//! Two habits need an explanation. `CROSS JOIN` fixes the order of a join: SQLite would otherwise
+//! Three habits need an explanation. `AS MATERIALIZED` renders each row of an array once, not once per
+//! column. `CROSS JOIN` fixes the order of a join: SQLite would otherwise
 //! guess how long the arrays are. A page starts at `id >= coalesce(?1, '') AND id IS NOT ?1`: one
 //! range of the key's index, whether there is a cursor or not.
 
@@ -173,7 +174,7 @@ pub const DUE_ONLY: &str = due!("IN (SELECT value FROM json_each(?3))");
 /// Executes waiting in queue ?1, offered by ?2, after (?3, ?4, ?5), at most ?6.
 pub const WAITING_EXECUTES: &str = "
     SELECT t.retry_at, t.id, t.target, t.version FROM tasks AS t
-    WHERE t.state = 'pending' AND t.queue = ?1 AND t.offer_at <= ?2 AND t.retry_at >= ?3
+    WHERE t.state = 'pending' AND t.queue = ?1 AND t.offer_at <= ?2
         AND (t.retry_at, t.id, t.target) > (?3, ?4, ?5)
     ORDER BY t.retry_at, t.id LIMIT ?6";
 
@@ -183,7 +184,7 @@ pub const WAITING_UNBLOCKS: &str = concat!(
     promise_columns!(),
     ", l.retry_at, l.address
     FROM listeners AS l CROSS JOIN promises AS p ON p.id = l.promise_id
-    WHERE l.enqueued_at IS NOT NULL AND l.queue = ?1 AND l.enqueued_at <= ?2 AND l.retry_at >= ?3
+    WHERE l.enqueued_at IS NOT NULL AND l.queue = ?1 AND l.enqueued_at <= ?2
         AND (l.retry_at, l.promise_id, l.address) > (?3, ?4, ?5)
     ORDER BY l.retry_at, l.promise_id, l.address LIMIT ?6"
 );
@@ -222,29 +223,32 @@ pub const RESET: [&str; 5] = [
 
 /// Rows `[id, state, timeout_at, created_at, settled_at, armed, branch, tags, value, param]`.
 pub const INSERT_PROMISES: &str = "
+    WITH r (row) AS MATERIALIZED (SELECT value FROM json_each(?))
     INSERT INTO promises (id, state, timeout_at, created_at, settled_at, armed, branch, tags, value, param)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-        value ->> 7, value ->> 8, value ->> 9
-    FROM json_each(?)";
+    SELECT row ->> 0, row ->> 1, row ->> 2, row ->> 3, row ->> 4, row ->> 5, row ->> 6,
+        row ->> 7, row ->> 8, row ->> 9
+    FROM r";
 
 /// Rows `[id, state, settled_at, armed, value]`.
 pub const UPDATE_PROMISES: &str = "
-    UPDATE promises SET state = r.state, settled_at = r.settled_at, armed = r.armed, value = r.value
+    WITH r (row) AS MATERIALIZED (SELECT value FROM json_each(?))
+    UPDATE promises SET state = c.state, settled_at = c.settled_at, armed = c.armed, value = c.value
     FROM (
-        SELECT value ->> 0 AS id, value ->> 1 AS state, value ->> 2 AS settled_at,
-            value ->> 3 AS armed, value ->> 4 AS value
-        FROM json_each(?)
-    ) AS r
-    WHERE promises.id = r.id";
+        SELECT row ->> 0 AS id, row ->> 1 AS state, row ->> 2 AS settled_at,
+            row ->> 3 AS armed, row ->> 4 AS value
+        FROM r
+    ) AS c
+    WHERE promises.id = c.id";
 
 /// Rows `[id, state, version, pid, ttl, expires_at, retry_at, offer_at, releases, target, queue,
 /// resumes]`. `WHERE true` tells SQLite's parser that `ON` does not belong to a join.
 pub const UPSERT_TASKS: &str = "
+    WITH r (row) AS MATERIALIZED (SELECT value FROM json_each(?))
     INSERT INTO tasks (id, state, version, pid, ttl, expires_at, retry_at, offer_at, releases, target,
         queue, resumes)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-        value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11
-    FROM json_each(?) WHERE true
+    SELECT row ->> 0, row ->> 1, row ->> 2, row ->> 3, row ->> 4, row ->> 5, row ->> 6,
+        row ->> 7, row ->> 8, row ->> 9, row ->> 10, row ->> 11
+    FROM r WHERE true
     ON CONFLICT (id) DO UPDATE SET state = excluded.state, version = excluded.version,
         pid = excluded.pid, ttl = excluded.ttl, expires_at = excluded.expires_at,
         retry_at = excluded.retry_at, offer_at = excluded.offer_at, releases = excluded.releases,
@@ -261,9 +265,10 @@ pub const DELETE_CALLBACKS: &str = "
 
 /// Rows `[promise_id, address, queue, enqueued_at, retry_at, attempts]`.
 pub const UPSERT_LISTENERS: &str = "
+    WITH r (row) AS MATERIALIZED (SELECT value FROM json_each(?))
     INSERT INTO listeners (promise_id, address, queue, enqueued_at, retry_at, attempts)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
-    FROM json_each(?) WHERE true
+    SELECT row ->> 0, row ->> 1, row ->> 2, row ->> 3, row ->> 4, row ->> 5
+    FROM r WHERE true
     ON CONFLICT (promise_id, address) DO UPDATE SET enqueued_at = excluded.enqueued_at,
         retry_at = excluded.retry_at, attempts = excluded.attempts";
 
@@ -275,11 +280,12 @@ pub const DELETE_LISTENERS: &str = "
 /// Rows `[id, cron, promise_id, promise_timeout, created_at, next_run_at, last_run_at, promise_tags,
 /// promise_param]`.
 pub const UPSERT_SCHEDULES: &str = "
+    WITH r (row) AS MATERIALIZED (SELECT value FROM json_each(?))
     INSERT INTO schedules (id, cron, promise_id, promise_timeout, created_at, next_run_at, last_run_at,
         promise_tags, promise_param)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-        value ->> 7, value ->> 8
-    FROM json_each(?) WHERE true
+    SELECT row ->> 0, row ->> 1, row ->> 2, row ->> 3, row ->> 4, row ->> 5, row ->> 6,
+        row ->> 7, row ->> 8
+    FROM r WHERE true
     ON CONFLICT (id) DO UPDATE SET cron = excluded.cron, promise_id = excluded.promise_id,
         promise_timeout = excluded.promise_timeout, created_at = excluded.created_at,
         next_run_at = excluded.next_run_at, last_run_at = excluded.last_run_at,

@@ -241,6 +241,12 @@ async fn a_lock_held_by_another_program_is_waited_for_and_then_unavailable() {
         .execute(&mut other)
         .await
         .unwrap();
+    store
+        .writer
+        .lock()
+        .await
+        .set("PRAGMA busy_timeout = 50")
+        .await;
     let blocked = insert(&store, &["a"]).await;
     assert!(matches!(blocked, Err(Error::Unavailable(_))), "{blocked:?}");
     other.close().await.unwrap();
@@ -251,7 +257,12 @@ async fn a_lock_held_by_another_program_is_waited_for_and_then_unavailable() {
 #[tokio::test]
 async fn a_full_disk_is_unavailable_until_there_is_room() {
     let (store, _directory) = open().await;
-    store.writer.lock().await.limit_pages(60).await;
+    store
+        .writer
+        .lock()
+        .await
+        .set("PRAGMA max_page_count = 60")
+        .await;
     let names: Vec<String> = (0..2000).map(|n| format!("{n:0200}")).collect();
     let names: Vec<&str> = names.iter().map(|name| &**name).collect();
     let full = insert(&store, &names).await;
@@ -302,11 +313,11 @@ async fn no_statement_walks_a_table_it_could_search() {
     }
 }
 
-/// `cargo test --release --lib measure_batches -- --ignored --nocapture`
-///
-/// On two cores and a virtual disk: see the table in the module documentation.
+/// What the module documentation quotes:
+/// `cargo test --release --lib measure_batches -- --ignored --nocapture`.
 #[tokio::test]
 #[ignore = "measures; wants a release build and an idle machine"]
+#[allow(clippy::print_stdout, reason = "the measurement")]
 async fn measure_batches() {
     let (store, _directory) = open().await;
     for (rounds, size) in [(500, 1), (200, 16), (200, 64), (100, 256)] {
@@ -335,6 +346,11 @@ async fn measure_batches() {
             settle(&store, batch).await;
         }
         report("settle", started);
+        let started = clock();
+        for batch in &batches {
+            create_tasks(&store, batch).await;
+        }
+        report("task", started);
     }
 }
 
@@ -344,6 +360,33 @@ async fn measure_batches() {
 )]
 fn clock() -> std::time::Instant {
     std::time::Instant::now()
+}
+
+/// Creates targeted promises with their tasks.
+async fn create_tasks(store: &SqliteStore, names: &[String]) {
+    use crate::machine::object::Task;
+    use crate::protocol::record::TaskState;
+    let change = |name: &String| {
+        let mut after = object(&format!("t{name}"));
+        let tags = [("resonate:target".to_owned(), "poll://any@g".to_owned())];
+        after.promise.tags = Tags::new(tags.into());
+        after.armed = true;
+        after.task = Some(Task {
+            retry_at: Some(1),
+            offer_at: Some(1),
+            ..Task::cleared(TaskState::Pending, 0)
+        });
+        Change {
+            before: None,
+            after: Arc::new(after),
+        }
+    };
+    let changes = Changes {
+        objects: names.iter().map(change).collect(),
+        schedules: Vec::new(),
+    };
+    let transaction = store.begin().await.unwrap();
+    transaction.commit(&changes).await.unwrap();
 }
 
 /// Loads and settles a batch, as a lane does.

@@ -139,25 +139,27 @@ async fn execute(connection: &mut SqliteConnection, sql: &'static str) -> sqlx::
     sqlx::query(sql).execute(connection).await.map(drop)
 }
 
+/// Runs all statements in one go: every hop to the connection's thread and back costs about as much as
+/// a small statement itself. sqlx hands the arguments out from left to right, and stops at the first
+/// failure with the transaction open.
 async fn transact(
     connection: &mut SqliteConnection,
     statements: Vec<Statement>,
 ) -> sqlx::Result<()> {
-    // A single statement is a transaction of its own.
-    let is_explicit = statements.len() > 1;
-    if is_explicit {
-        execute(connection, "BEGIN IMMEDIATE").await?;
-    }
+    let script = match &*statements {
+        // A single statement is a transaction of its own.
+        [statement] => statement.sql.to_owned(),
+        several => {
+            let texts: Vec<&str> = several.iter().map(|statement| statement.sql).collect();
+            format!("BEGIN IMMEDIATE;{};COMMIT", texts.join(";"))
+        }
+    };
+    // The texts are all constants of this crate, in few combinations: they stay prepared.
+    let mut query = sqlx::query(sqlx::AssertSqlSafe(script));
     for statement in statements {
-        sqlx::query(statement.sql)
-            .bind(statement.rows)
-            .execute(&mut *connection)
-            .await?;
+        query = query.bind(statement.rows);
     }
-    if is_explicit {
-        execute(connection, "COMMIT").await?;
-    }
-    Ok(())
+    query.execute(connection).await.map(drop)
 }
 
 #[cfg(test)]
@@ -167,10 +169,9 @@ impl Writer {
         self.options.connect().await.unwrap()
     }
 
-    /// Lets the disk be full at so many pages, for this connection.
-    pub async fn limit_pages(&mut self, pages: u32) {
+    /// Sets something on the connection as it is now.
+    pub async fn set(&mut self, pragma: &'static str) {
         let (connection, _) = self.clean().await.unwrap();
-        let limit = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
-        sqlx::query(limit).execute(connection).await.unwrap();
+        execute(connection, pragma).await.unwrap();
     }
 }

@@ -153,7 +153,7 @@ pub(crate) async fn values_survive_byte_for_byte(store: &dyn Store) {
 }
 
 pub(crate) async fn big_values_survive(store: &dyn Store) {
-    let text = "\"\\é".repeat(3 << 18);
+    let text = "x".repeat(3 << 20) + &"\"\\é".repeat(1000);
     let mut object = plain("big");
     object.promise.param = data(&text);
     insert(store, [object, plain("small")]).await;
