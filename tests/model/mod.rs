@@ -19,6 +19,7 @@ use self::coverage::Tally;
 use self::world::{Event, Outcome, World};
 
 pub mod action;
+mod backends;
 mod coverage;
 mod liveness;
 mod oracle;
@@ -72,7 +73,7 @@ fn play(world: &mut World, history: &History) -> Outcome<()> {
 /// Steps that are more than the clock moving.
 fn steps(world: &World) -> usize {
     let log = world.log.iter();
-    log.filter(|(_, event, _)| !matches!(event, Event::Clock(_)))
+    log.filter(|record| !matches!(record.event, Event::Clock(_)))
         .count()
 }
 
@@ -123,9 +124,9 @@ fn explore(
 /// A failure, after what led to it.
 fn explained(world: &World, outcome: Outcome<()>) -> Outcome<()> {
     outcome.map_err(|error| {
-        let log = world.log.iter().map(|(now, event, reply)| match reply {
-            Some(reply) => format!("{now}  {event:?}\n    -> {reply:?}\n"),
-            None => format!("{now}  {event:?}\n"),
+        let log = world.log.iter().map(|record| match &record.reply {
+            Some(reply) => format!("{}  {:?}\n    -> {reply:?}\n", record.now, record.event),
+            None => format!("{}  {:?}\n", record.now, record.event),
         });
         format!("{error}\n\nafter:\n{}", log.collect::<String>())
     })

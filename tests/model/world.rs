@@ -36,8 +36,14 @@ pub enum Event {
     Clock(Millis),
 }
 
-/// An event, when it happened, and what was answered.
-pub type Record = (Millis, Event, Option<Reply>);
+/// An event, when it happened, and what came of it.
+#[derive(Debug)]
+pub struct Record {
+    pub now: Millis,
+    pub event: Event,
+    pub reply: Option<Reply>,
+    pub messages: Vec<Message>,
+}
 
 /// What one input did.
 pub struct Decision {
@@ -88,37 +94,45 @@ impl World {
 
     /// Takes one step and checks it.
     pub fn perform(&mut self, event: Event) -> Outcome<()> {
-        match &event {
+        let (reply, messages) = match &event {
             Event::Input(input) => {
-                let reply = self.perform_input(input)?;
-                self.log.push((self.now, event, Some(reply)));
+                let decision = self.perform_input(input)?;
+                (Some(decision.reply), decision.messages)
             }
-            Event::Query(query) => {
-                let mut oracle = Oracle::new(self.state());
-                let expected = oracle.query(query);
-                let reply = reads::answer(self, query);
-                equal("the answer", &reply, &expected)?;
-                self.witness.see_reply(&reply, self.now)?;
-                self.rows.extend(oracle.rows);
-                self.log.push((self.now, event, Some(reply)));
-            }
+            Event::Query(query) => (Some(self.perform_query(query)?), Vec::new()),
             Event::Take(id) => {
                 let before = self.state();
                 let key = Key::Execute(id.clone());
                 self.outbox.remove(&key);
                 self.check(&before, true, &BTreeSet::from([key]))?;
-                self.log.push((self.now, event, None));
+                (None, Vec::new())
             }
             Event::Clock(now) => {
                 self.now = *now;
                 check_state(&self.state()).map_err(|violation| violation.to_string())?;
-                self.log.push((self.now, event, None));
+                (None, Vec::new())
             }
-        }
+        };
+        self.log.push(Record {
+            now: self.now,
+            event,
+            reply,
+            messages,
+        });
         Ok(())
     }
 
-    fn perform_input(&mut self, input: &Input) -> Outcome<Reply> {
+    fn perform_query(&mut self, query: &Query) -> Outcome<Reply> {
+        let mut oracle = Oracle::new(self.state());
+        let expected = oracle.query(query);
+        let reply = reads::answer(self, query);
+        equal("the answer", &reply, &expected)?;
+        self.witness.see_reply(&reply, self.now)?;
+        self.rows.extend(oracle.rows);
+        Ok(reply)
+    }
+
+    fn perform_input(&mut self, input: &Input) -> Outcome<Decision> {
         let before = self.state();
         let objects_before = self.objects.clone();
         let mut oracle = Oracle::new(before.clone());
@@ -138,7 +152,7 @@ impl World {
         self.witness.see_reply(&decision.reply, self.now)?;
         self.witness.see_grant(&decision.reply)?;
         self.rows.extend(oracle.rows);
-        Ok(decision.reply)
+        Ok(decision)
     }
 
     fn check(
