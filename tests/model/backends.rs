@@ -12,7 +12,7 @@ use resonate::store::sqlite::{Durability, SqliteStore};
 use resonate::store::{Deadline, DeadlineKey, Dump, Need, Queues, Store, Transaction};
 
 use super::world::{Event, Outcome, Record, World, equal};
-use super::{History, explained, explore, play};
+use super::{Effort, History, STEPS, explained, explore, play};
 
 /// How the steps of a history are put into batches.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +104,10 @@ async fn load(transaction: &mut dyn Transaction, ws: &mut Workspace, need: &Need
     Ok(())
 }
 
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "it is what `map_err` hands over"
+)]
 fn words(error: resonate::store::Error) -> String {
     error.to_string()
 }
@@ -205,8 +209,10 @@ async fn agrees(store: &dyn Store, world: &World, batching: Batching) -> Outcome
     Ok(())
 }
 
-/// Plays `rounds` rounds of histories on the model and compares.
-fn compare(seed: u64, rounds: u64, store: &dyn Store, runtime: &tokio::runtime::Runtime) {
+/// Plays histories on the model and compares: `rounds` rounds in the short form.
+fn compare(rounds: u64, store: &dyn Store, runtime: &tokio::runtime::Runtime) {
+    let Effort { seed, steps } = Effort::asked();
+    let rounds = rounds * steps.div_ceil(STEPS);
     let check = |history: &History| {
         let mut world = World::new(history.retry_timeout_ms);
         let played = play(&mut world, history);
@@ -225,12 +231,15 @@ fn compare(seed: u64, rounds: u64, store: &dyn Store, runtime: &tokio::runtime::
 
 fn runtime() -> tokio::runtime::Runtime {
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    builder.enable_all().build().unwrap()
+    builder
+        .enable_all()
+        .build()
+        .expect("a runtime of one thread")
 }
 
 #[test]
 fn memory_answers_as_the_model_does() {
-    compare(2, 4, &MemoryStore::new(), &runtime());
+    compare(4, &MemoryStore::new(), &runtime());
 }
 
 #[test]
@@ -240,6 +249,6 @@ fn sqlite_answers_as_the_model_does() {
     let path = folder.path().join("model.db");
     let open = SqliteStore::open(&path, Durability::ProcessCrash);
     let store = runtime.block_on(open).unwrap();
-    compare(3, 1, &store, &runtime);
+    compare(1, &store, &runtime);
     runtime.block_on(store.close());
 }

@@ -1,5 +1,6 @@
-//! Random histories through the machine: every numbered property after every step, every answer
-//! against an oracle, and the end of time after every history.
+//! Random histories through the machine: every numbered property after every step, every answer and
+//! every state against an oracle, and the end of time after every history. `backends` replays them
+//! through the stores.
 //!
 //! `RESONATE_MODEL_STEPS` sets how many steps to make (and then the seed is random, unless
 //! `RESONATE_MODEL_SEED` gives it). A failure prints the seed, the shrunk history and what it came to.
@@ -85,10 +86,35 @@ fn runner(seed: u64, round: u64) -> TestRunner {
     let config = RunnerConfig {
         cases: ROUND,
         max_shrink_iters: 20_000,
+        max_shrink_time: 60_000,
         failure_persistence: None,
         ..RunnerConfig::default()
     };
     TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::XorShift, &bytes))
+}
+
+/// How much to do, and from where.
+struct Effort {
+    seed: u64,
+    steps: u64,
+}
+
+impl Effort {
+    /// The short form, which is the same every time, unless the environment says otherwise.
+    fn asked() -> Effort {
+        let steps = number("RESONATE_MODEL_STEPS");
+        let seed = number("RESONATE_MODEL_SEED");
+        Effort {
+            seed: seed.unwrap_or_else(|| {
+                if steps.is_some() {
+                    fastrand::u64(..)
+                } else {
+                    1
+                }
+            }),
+            steps: steps.unwrap_or(STEPS),
+        }
+    }
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -134,12 +160,10 @@ fn explained(world: &World, outcome: Outcome<()>) -> Outcome<()> {
 
 #[test]
 fn random_histories_keep_every_property() {
-    let wanted = number("RESONATE_MODEL_STEPS");
-    let seed = number("RESONATE_MODEL_SEED").unwrap_or(match wanted {
-        Some(_) => fastrand::u64(..),
-        None => 1,
-    });
-    let wanted = wanted.unwrap_or(STEPS);
+    let Effort {
+        seed,
+        steps: wanted,
+    } = Effort::asked();
     let tally = RefCell::new(Tally::default());
     explore(
         seed,

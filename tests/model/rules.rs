@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use resonate::machine::invariant::{Entry, Key, State};
-use resonate::machine::object::Object;
+use resonate::machine::object::{Listener, Object};
 use resonate::machine::workspace::Message;
 use resonate::machine::{Input, Step};
-use resonate::protocol::operation::Command;
+use resonate::protocol::operation::{Command, FenceAction};
 use resonate::protocol::record::{Id, PromiseState, TaskState};
 use resonate::protocol::reply::Reply;
 
@@ -65,7 +65,12 @@ fn normal(mut state: State) -> State {
 }
 
 /// Facts of this design that the specification does not number.
-pub fn design(world: &World, input: &Input, before: &BTreeMap<Id, Arc<Object>>) -> Outcome<()> {
+pub fn design(
+    world: &World,
+    input: &Input,
+    messages: &[Message],
+    before: &BTreeMap<Id, Arc<Object>>,
+) -> Outcome<()> {
     let mut enqueued = BTreeSet::new();
     for (id, object) in &world.objects {
         let is_settled = object.promise.state != PromiseState::Pending;
@@ -75,6 +80,15 @@ pub fn design(world: &World, input: &Input, before: &BTreeMap<Id, Arc<Object>>) 
                 && (is_settled || listener.attempts == 0);
             if !is_regular {
                 return Err(format!("listener of {id}: {listener:?}"));
+            }
+            let was = before.get(id).and_then(|o| o.listeners.get(address));
+            if is_settled && was.is_none_or(|was| was.enqueued_at.is_none()) {
+                let first = Listener {
+                    enqueued_at: Some(world.now),
+                    retry_at: Some(world.now.saturating_add(1000)),
+                    attempts: 0,
+                };
+                equal("a new unblock", listener, &first)?;
             }
             if is_settled {
                 enqueued.insert(Key::Unblock(id.clone(), address.clone()));
@@ -88,6 +102,11 @@ pub fn design(world: &World, input: &Input, before: &BTreeMap<Id, Arc<Object>>) 
             || (task.releases > 0 && !may_have_releases)
         {
             return Err(format!("task of {id}: {task:?}"));
+        }
+        let was = before.get(id).and_then(|o| o.task.as_ref());
+        if let Some(was) = was.filter(|_| may_have_releases) {
+            let expected = releases(world, input, before, id, was.releases, !messages.is_empty());
+            equal("releases in a row", &task.releases, &expected)?;
         }
     }
     let unblocks = world
@@ -103,8 +122,63 @@ pub fn design(world: &World, input: &Input, before: &BTreeMap<Id, Arc<Object>>) 
         Input::Step(Step::UnblockFailed { promise, address }) => {
             backs_off(world, before, promise, address)
         }
+        Input::Step(Step::UnblockDue { promise, address }) => {
+            let listener = before.get(promise).and_then(|o| o.listeners.get(address));
+            let is_due = listener.is_some_and(|l| l.retry_at.is_some_and(|at| at <= world.now));
+            equal("whether it is offered", &!messages.is_empty(), &is_due)
+        }
+        Input::Request(Command::TaskRelease(task)) if !messages.is_empty() => {
+            let task = before[&task.id].task.as_ref();
+            released(world, task.map_or(0, |task| task.releases), messages)
+        }
         _ => Ok(()),
     }
+}
+
+/// Releases in a row without progress: a fence that did something is progress.
+fn releases(
+    world: &World,
+    input: &Input,
+    before: &BTreeMap<Id, Arc<Object>>,
+    id: &Id,
+    was: u32,
+    is_dispatched: bool,
+) -> u32 {
+    match input {
+        Input::Request(Command::TaskRelease(task)) if task.id == *id && is_dispatched => was + 1,
+        Input::Request(Command::TaskFence(op)) if op.task.id == *id => {
+            let inner = match &op.action {
+                FenceAction::Create(create) => &create.id,
+                FenceAction::Settle(settle) => &settle.id,
+            };
+            match before.get(inner) == world.objects.get(inner) {
+                true => was,
+                false => 0,
+            }
+        }
+        _ => was,
+    }
+}
+
+/// A task released over and over is offered later and later: 0.1 s doubling to the retry timeout.
+fn released(world: &World, before: u32, messages: &[Message]) -> Outcome<()> {
+    let retry = world.config.retry_timeout_ms;
+    let wait = match before {
+        0 => 0,
+        n => (1..n)
+            .fold(100, |wait: i64, _| (wait * 2).min(retry))
+            .min(retry),
+    };
+    let offers = messages.iter().map(|message| match message {
+        Message::Execute { offer_at, .. } => *offer_at,
+        Message::Unblock { .. } => 0,
+    });
+    let expected = world.now.saturating_add(wait);
+    equal(
+        "when it is offered",
+        &offers.collect::<Vec<_>>(),
+        &vec![expected],
+    )
 }
 
 /// `transports.md` §7: 1 s doubling to 60 s.

@@ -146,7 +146,7 @@ impl World {
         let is_internal = matches!(input, Input::Step(_));
         let after = self.check(&before, is_internal, &delivered)?;
         rules::same_state(oracle.state, after)?;
-        rules::design(self, input, &objects_before)?;
+        rules::design(self, input, &decision.messages, &objects_before)?;
         rules::repeats(self, input, &decision.reply)?;
         rules::release_is_halt_then_continue(self, input, &decision.reply, &objects_before)?;
         self.witness.see_reply(&decision.reply, self.now)?;
