@@ -14,6 +14,8 @@ mod harness {
     pub mod sse;
 }
 
+mod model;
+
 mod protocol {
     mod deadlines;
     mod debug;

@@ -18,6 +18,7 @@ use crate::protocol::record::{Id, Millis, TaskState};
 use crate::protocol::reply::Reply;
 use crate::store::Need;
 
+pub mod invariant;
 pub mod object;
 mod promise;
 pub mod query;

@@ -90,7 +90,8 @@ pub(super) fn fire(ws: &mut Workspace, id: &Id, now: Millis, config: &Config) {
 fn occurrences(schedule: &Schedule, now: Millis) -> (Vec<Millis>, Millis) {
     let mut due = Vec::new();
     let mut next = schedule.next_run_at;
-    if next > now {
+    // `NEVER` is no occurrence, whatever the clock says.
+    if next > now || next == NEVER {
         return (due, next);
     }
     let cron = Cron::parse(&schedule.cron);
