@@ -45,6 +45,10 @@ mod protocol {
     mod validation;
 }
 
+mod storage {
+    mod crash;
+}
+
 mod surface {
     mod cors;
     mod delivery;
@@ -57,7 +61,7 @@ mod surface {
 #[test]
 fn no_file_is_forgotten() {
     let listing = include_str!("main.rs");
-    for folder in ["harness", "protocol", "surface"] {
+    for folder in ["harness", "protocol", "storage", "surface"] {
         let listed = listing
             .split_once(&format!("\nmod {folder} {{"))
             .and_then(|(_, rest)| rest.split_once('}'))
