@@ -12,6 +12,7 @@
 //! | `schedule` | `protocol.md` §10, `semantics.md` §8 |
 //! | `query` | reads, projected |
 //! | `object` | `semantics.md` §1–3 |
+//! | `invariant` | `semantics.md` §11, §12: what must hold, for tests and debug assertions |
 
 use crate::protocol::operation::{Command, FenceAction};
 use crate::protocol::record::{Id, Millis, TaskState};
