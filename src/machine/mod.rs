@@ -28,7 +28,6 @@ mod settle;
 mod task;
 pub mod workspace;
 
-pub use schedule::fill_template;
 use workspace::{Message, Workspace};
 
 /// First back-off of a failed `unblock` delivery; it doubles up to [`UNBLOCK_RETRY_MAX_MS`].
