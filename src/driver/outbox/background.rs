@@ -16,6 +16,8 @@ use crate::telemetry::metrics::METRICS;
 use super::Outbox;
 use super::offers::Source;
 
+/// How long deliveries are collected before they are booked.
+const BOOKING_LAG: Duration = Duration::from_millis(20);
 /// Waiting messages read at a time.
 const PUMP_PAGE: usize = 256;
 /// Messages in a row that found no room before a pump waits for some.
@@ -31,6 +33,13 @@ impl Outbox {
             let mut steps = Vec::with_capacity(STEPS_MAX);
             if finished.recv_many(&mut steps, STEPS_MAX).await == 0 {
                 return;
+            }
+            // Nobody waits for the books: one commit for all deliveries of a moment, instead of one
+            // each that requests and timers would queue behind.
+            tokio::time::sleep(BOOKING_LAG).await;
+            while steps.len() < STEPS_MAX {
+                let Ok(step) = finished.try_recv() else { break };
+                steps.push(step);
             }
             let keys: Vec<(Id, Id)> = steps.iter().filter_map(key_of).collect();
             // If it fails the entries stay, and are delivered again: at least once.
