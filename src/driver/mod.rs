@@ -52,7 +52,6 @@ impl Drivers {
 impl Hooks for Drivers {
     fn committed(&self, changes: &Changes) {
         METRICS.schedule_promises(occurrences(changes));
-        METRICS.schedule_promises(occurrences(changes));
         self.timers
             .committed(changes, |queue| self.outbox.is_listened(queue));
     }
