@@ -36,7 +36,7 @@ const HELD_BACK_MAX: usize = 100_000;
 /// Waiting messages read at a time when a stream opens.
 const PUMP_PAGE: usize = 256;
 
-/// The ways out. A new transport is a file in `transport/` and a line in [`Transports::of`].
+/// The ways out. A new transport is a file in `transport/` and a line in `Transports::of`.
 pub struct Transports {
     /// `http://`, `https://`.
     pub http_push: HttpPush,
