@@ -12,8 +12,10 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -23,6 +25,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;")
 PYTHON_RESULT = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+# A test that hangs is a failure, not a run without end.
+STEP_DEADLINE_S = 1800
+# What a step gets to clean up after an interrupt.
+GRACE_S = 20
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def target_directory():
 
 
 def run(step):
-    """Runs a step, showing its output as it comes. Answers (passed, failed, skipped)."""
+    """Runs a step, showing its output as it comes. Answers how many tests passed, failed and were skipped."""
     print(f"\n=== {step.name}: {' '.join(step.command)}", flush=True)
     started = time.monotonic()
     process = subprocess.Popen(
@@ -68,19 +74,51 @@ def run(step):
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        start_new_session=True,  # so that it can be ended with all that it started
     )
-    counts = Counter()
-    for raw in process.stdout:
-        sys.stdout.buffer.write(raw)
-        sys.stdout.buffer.flush()
-        found = step.result and step.result.match(ESCAPES.sub("", raw.decode("utf-8", "replace")).rstrip())
-        if found:
-            counts.update(dict(zip(("passed", "failed", "skipped"), map(int, found.groups()))))
-    code = process.wait()
+    watchdog = threading.Timer(STEP_DEADLINE_S, overdue, [step, process])
+    watchdog.start()
+    try:
+        counts = follow(process.stdout, step.result)
+        code = process.wait()
+    except KeyboardInterrupt:
+        end(process)
+        raise
+    finally:
+        watchdog.cancel()
     if code != 0 and counts["failed"] == 0:
         counts["failed"] = 1
     print(f"=== {step.name}: exit code {code}, {time.monotonic() - started:.0f} s", flush=True)
     return counts
+
+
+def follow(output, result):
+    """Passes on the output, and adds up the counts that it tells."""
+    counts = Counter()
+    for raw in output:
+        sys.stdout.buffer.write(raw)
+        sys.stdout.buffer.flush()
+        found = result and result.match(ESCAPES.sub("", raw.decode("utf-8", "replace")).rstrip())
+        if found:
+            counts.update(dict(zip(("passed", "failed", "skipped"), map(int, found.groups()))))
+    return counts
+
+
+def overdue(step, process):
+    print(f"=== {step.name}: not done after {STEP_DEADLINE_S} s", flush=True)
+    end(process)
+
+
+def end(process):
+    """Ends a step: politely, because the SDK runner cleans up, then for good."""
+    for how in (signal.SIGINT, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, how)
+            process.wait(GRACE_S)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            pass
 
 
 def run_all(is_check_only):
