@@ -147,6 +147,9 @@ def main():
 
 
 if __name__ == "__main__":
+    # Either way everything that was started is ended. SIGINT too, because a background job inherits it ignored.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
     try:
         sys.exit(main())
     except KeyboardInterrupt:
