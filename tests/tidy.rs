@@ -1,7 +1,7 @@
 //! House rules that no compiler checks.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Lines a file of `src` may have.
 const LINES_MAX: usize = 600;
@@ -102,7 +102,7 @@ fn sources(folder: &str) -> Vec<Source> {
             {
                 open.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push(source(path));
+                found.push(source(&path));
             }
         }
     }
@@ -110,11 +110,11 @@ fn sources(folder: &str) -> Vec<Source> {
     found
 }
 
-fn source(path: PathBuf) -> Source {
-    let relative = path.strip_prefix(repository()).unwrap_or(&path);
+fn source(path: &Path) -> Source {
+    let relative = path.strip_prefix(repository()).unwrap_or(path);
     Source {
         path: relative.to_string_lossy().into_owned(),
-        text: fs::read_to_string(&path).expect("sources are UTF-8"),
+        text: fs::read_to_string(path).expect("sources are UTF-8"),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::store::{Change, Changes};
 use crate::telemetry::metrics::METRICS;
 
 pub mod deadlines;
+mod offers;
 pub mod outbox;
 pub mod timers;
 
@@ -52,6 +53,7 @@ impl Drivers {
 impl Hooks for Drivers {
     fn committed(&self, changes: &Changes) {
         METRICS.schedule_promises(occurrences(changes));
+        self.outbox.committed(changes);
         self.timers
             .committed(changes, |queue| self.outbox.is_listened(queue));
     }

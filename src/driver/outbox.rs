@@ -25,11 +25,13 @@ use crate::machine::workspace::Message;
 use crate::protocol::address::{Address, Rules};
 use crate::protocol::message;
 use crate::protocol::record::{Id, Millis};
-use crate::store::{QueueCursor, Waiting};
+use crate::store::{Changes, QueueCursor, Waiting};
 use crate::telemetry::metrics::METRICS;
 use crate::transport::http_push::HttpPush;
 use crate::transport::poll::{self, Hub};
 use crate::transport::{Outcome, Outgoing, Receipt, Transport};
+
+use super::offers::Offers;
 
 /// Messages held back until their instant; beyond it the task's retry timer sends them.
 const HELD_BACK_MAX: usize = 100_000;
@@ -88,6 +90,8 @@ struct State {
     held: BTreeMap<Id, Message>,
     /// `unblock` (promise, address) with a transport, or delivered and not yet booked.
     in_flight: HashSet<(Id, Id)>,
+    /// `execute` messages that a stream took.
+    offers: Offers,
     /// By instant and task: offers of tasks that are released over and over.
     held_back: BTreeMap<(Millis, Id), Message>,
     /// Queues whose waiting messages are to be offered.
@@ -199,27 +203,25 @@ impl Outbox {
         if transport.is_none() {
             self.warn_dropped(&address);
         }
-        let (body, key) = match message {
-            Message::Execute { id, version, .. } => (
-                message::execute(&self.settings.server_url, id, *version),
-                None,
-            ),
-            Message::Unblock { promise, address } => (
-                message::unblock(promise),
-                Some((promise.id.clone(), address.clone())),
-            ),
+        let (kind, body, subject) = match message {
+            Message::Execute { id, version, .. } => {
+                if let Some(queue) = address.queue() {
+                    self.lock().offers.note(id, *version, queue);
+                }
+                let body = message::execute(&self.settings.server_url, id, *version);
+                ("execute", body, Subject::Execute(id.clone(), *version))
+            }
+            Message::Unblock { promise, address } => {
+                let key = (promise.id.clone(), address.clone());
+                if !self.lock().in_flight.insert(key.clone()) {
+                    return true;
+                }
+                ("unblock", message::unblock(promise), Subject::Unblock(key))
+            }
         };
-        if let Some(key) = &key
-            && !self.lock().in_flight.insert(key.clone())
-        {
-            return true;
-        }
-        METRICS.message(match message {
-            Message::Execute { .. } => "execute",
-            Message::Unblock { .. } => "unblock",
-        });
+        METRICS.message(kind);
         let is_refused = Arc::new(AtomicBool::new(false));
-        let receipt = self.receipt(key, is_refused.clone());
+        let receipt = self.receipt(subject, is_refused.clone());
         match transport {
             Some(transport) => {
                 transport.send(Outgoing {
@@ -234,7 +236,7 @@ impl Outbox {
     }
 
     /// Books the outcome: of an `execute` there is nothing to book, its task's retry stands behind it.
-    fn receipt(self: &Arc<Self>, key: Option<(Id, Id)>, is_refused: Arc<AtomicBool>) -> Receipt {
+    fn receipt(self: &Arc<Self>, subject: Subject, is_refused: Arc<AtomicBool>) -> Receipt {
         let outbox = self.clone();
         Receipt::new(move |outcome| {
             let status = match outcome {
@@ -246,20 +248,19 @@ impl Outbox {
             if outcome == Outcome::Nobody {
                 is_refused.store(true, Ordering::Relaxed);
             }
-            let Some((promise, address)) = key else {
-                return;
-            };
-            match outcome {
-                Outcome::Delivered => {
+            match (subject, outcome) {
+                (Subject::Execute(..), Outcome::Delivered) => {}
+                (Subject::Execute(id, version), _) => outbox.lock().offers.forget(&id, version),
+                (Subject::Unblock((promise, address)), Outcome::Delivered) => {
                     let _ = outbox.finished.send(Step::UnblockDone { promise, address });
                 }
-                Outcome::Failed | Outcome::Disabled => {
+                (Subject::Unblock((promise, address)), Outcome::Failed | Outcome::Disabled) => {
                     let _ = outbox
                         .finished
                         .send(Step::UnblockFailed { promise, address });
                 }
-                Outcome::Nobody => {
-                    outbox.lock().in_flight.remove(&(promise, address));
+                (Subject::Unblock(key), Outcome::Nobody) => {
+                    outbox.lock().in_flight.remove(&key);
                 }
             }
         })
@@ -303,11 +304,23 @@ impl Outbox {
         self.lock().held.values().cloned().collect()
     }
 
+    /// Forgets offers that the changes have overtaken.
+    pub fn committed(&self, changes: &Changes) {
+        if changes
+            .objects
+            .iter()
+            .any(|change| change.after.task.is_some())
+        {
+            self.lock().offers.committed(changes);
+        }
+    }
+
     /// Forgets everything held (`debug.reset`).
     pub fn reset(&self) {
         let mut state = self.lock();
         state.held.clear();
         state.held_back.clear();
+        state.offers = Offers::default();
     }
 
     /// Has everything that waits in these queues offered.
@@ -464,6 +477,8 @@ impl Outbox {
                     Waiting::Execute { id, retry_at, .. } if retry_at <= now => {
                         overdue.push(Step::Promise(id));
                     }
+                    Waiting::Execute { id, version, .. }
+                        if self.lock().offers.has(&id, version) => {}
                     waiting => {
                         if !self.send(&message_of(waiting, now)) {
                             return Ok(());
@@ -483,6 +498,14 @@ impl Outbox {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a receipt is about.
+enum Subject {
+    /// A task at a version.
+    Execute(Id, i64),
+    /// A promise and a listener.
+    Unblock((Id, Id)),
 }
 
 fn key_of(step: &Step) -> Option<(Id, Id)> {
@@ -535,6 +558,13 @@ pub struct Observer(pub std::sync::Weak<Outbox>);
 impl poll::Observer for Observer {
     fn opened(&self, queues: poll::Queues) {
         if let Some(outbox) = self.0.upgrade() {
+            outbox.pump_soon(queues);
+        }
+    }
+
+    fn closed(&self, queues: poll::Queues) {
+        if let Some(outbox) = self.0.upgrade() {
+            outbox.lock().offers.forget_queues(&queues);
             outbox.pump_soon(queues);
         }
     }

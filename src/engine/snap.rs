@@ -43,7 +43,18 @@ pub(super) fn snap(dump: &Dump, held: &[Message]) -> Snap {
             });
         }
     }
+    // By the id that each is about; the sort keeps the order of one promise's listeners.
+    snap.messages
+        .sort_by(|a, b| subject(&a.message).cmp(subject(&b.message)));
     snap
+}
+
+fn subject(message: &serde_json::Value) -> &str {
+    let data = &message["data"];
+    data["task"]["id"]
+        .as_str()
+        .or(data["promise"]["id"].as_str())
+        .unwrap_or_default()
 }
 
 fn add(snap: &mut Snap, object: &Object) {

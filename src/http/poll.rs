@@ -14,6 +14,9 @@ pub(super) async fn handle(
     State(app): State<Arc<App>>,
     Path((group, id)): Path<(String, String)>,
 ) -> Response {
+    if group.is_empty() || id.is_empty() {
+        return StatusCode::NOT_FOUND.into_response();
+    }
     match app.hub.register(&group, &id) {
         Ok(connection) => {
             let headers = [

@@ -9,7 +9,7 @@
 //! | `promise` | `protocol.md` §8 |
 //! | `task` | `protocol.md` §9, `semantics.md` §6 |
 //! | `settle` | `semantics.md` §4, §5 |
-//! | `schedule`, `cron` | `protocol.md` §10, `semantics.md` §8 |
+//! | `schedule` | `protocol.md` §10, `semantics.md` §8 |
 //! | `query` | reads, projected |
 //! | `object` | `semantics.md` §1–3 |
 
@@ -18,7 +18,6 @@ use crate::protocol::record::{Id, Millis, TaskState};
 use crate::protocol::reply::Reply;
 use crate::store::Need;
 
-pub mod cron;
 pub mod object;
 mod promise;
 pub mod query;

@@ -1,12 +1,12 @@
 //! Schedules: create, delete, and firing their occurrences (`protocol.md` §10, `semantics.md` §8).
 
+use crate::protocol::cron::Cron;
 use crate::protocol::operation::{PromiseCreate, ScheduleCreate};
 use crate::protocol::record::{Id, Millis, NEVER, Schedule, Tags, tag};
 use crate::protocol::reply::{Refusal, Reply};
 use crate::store::Need;
 
 use super::Config;
-use super::cron::Cron;
 use super::promise::bear;
 use super::workspace::Workspace;
 

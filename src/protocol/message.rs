@@ -55,20 +55,21 @@ pub fn unblock(promise: &Promise) -> String {
     })
 }
 
-/// Serialises with everything outside ASCII escaped: clients cut streams between bytes, and at more
+/// Serialises with everything outside printable ASCII escaped: clients cut streams between bytes, and at more
 /// line ends than `\n` (`clients.md`, SSE).
 fn to_ascii(message: &impl Serialize) -> String {
     let text = serde_json::to_string(message).expect("records and strings always serialise");
-    if text.is_ascii() {
+    let is_plain = |character: char| matches!(character, ' '..='~');
+    if text.chars().all(is_plain) {
         return text;
     }
     let mut escaped = String::with_capacity(text.len() + text.len() / 2);
     let mut units = [0; 2];
     for character in text.chars() {
-        if character.is_ascii() {
+        if is_plain(character) {
             escaped.push(character);
         } else {
-            // Outside ASCII there is nothing but the insides of strings.
+            // What is not plain is inside a string: compact JSON has no line ends.
             for unit in character.encode_utf16(&mut units) {
                 escaped.push_str(&format!("\\u{unit:04x}"));
             }

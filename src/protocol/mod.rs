@@ -4,6 +4,7 @@
 //! no storage and no transport; everything above imports it, it imports nothing above.
 
 pub mod address;
+pub mod cron;
 pub mod envelope;
 pub mod kinds;
 pub mod message;

@@ -261,10 +261,16 @@ impl Data<'_> {
                 preload,
             } => {
                 let corr_id = corr_id.as_deref().unwrap_or(self.corr_id);
-                let action = Envelope {
+                let action = Inner {
                     kind,
-                    corr_id,
-                    reply: inner,
+                    head: Head {
+                        error: None,
+                        ..head(corr_id, inner.status())
+                    },
+                    data: Data {
+                        reply: inner,
+                        corr_id,
+                    },
                 };
                 map.serialize_entry("action", &action)?;
                 map.serialize_entry("preload", preload)
@@ -299,6 +305,14 @@ pub struct Envelope<'a> {
     pub corr_id: &'a str,
     /// What it carries.
     pub reply: &'a Reply,
+}
+
+/// The answer to the inner operation of a fence; its head has three members (`protocol.md` §9).
+#[derive(Serialize)]
+struct Inner<'a> {
+    kind: &'a str,
+    head: Head<'a>,
+    data: Data<'a>,
 }
 
 #[derive(Serialize)]

@@ -1,6 +1,7 @@
 //! The rules that fields must keep, and the sentence for each violation (`protocol.md` §5.1, §8–10).
 
 use super::address::{Address, Rules};
+use super::cron::Cron;
 use super::record::{Millis, Tags, ValueParts, parse_delay, tag};
 
 /// The violations found in one request, in the order of its fields.
@@ -98,6 +99,14 @@ impl Violations {
         self.no_nul("Address", address);
         if !Address::parse(address, rules).is_some_and(|address| address.can_listen()) {
             self.push("Invalid listener address");
+        }
+    }
+
+    /// Whether it has a further occurrence is looked at when the schedule is created.
+    pub fn cron(&mut self, cron: &str) {
+        self.id("Cron expression", cron);
+        if !cron.is_empty() && Cron::parse(cron).is_none() {
+            self.push("Invalid cron expression");
         }
     }
 

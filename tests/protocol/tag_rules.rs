@@ -71,14 +71,6 @@ fn every_valid_address_is_accepted_whether_its_transport_runs_or_not() {
 }
 
 #[test]
-fn a_default_project_makes_the_short_gcps_form_valid() {
-    // D-18.
-    let server = Server::with(&["--transports-gcps-project", "p"]);
-    let tags = json!({"resonate:target": "gcps:///topic"});
-    server.client().create("a", i64::MAX, tags);
-}
-
-#[test]
 fn a_delay_must_be_a_decimal_instant_before_the_deadline() {
     let with_delay = |delay: &str| json!({"resonate:target": "http://h", "resonate:delay": delay});
     for delay in [

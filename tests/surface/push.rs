@@ -173,20 +173,6 @@ fn a_slow_worker_does_not_hold_up_the_others() {
 }
 
 #[test]
-fn the_configured_token_is_sent() {
-    let server = Server::with(&[
-        "--transports-http-push-auth-mode",
-        "bearer",
-        "--transports-http-push-auth-token",
-        "s3cret",
-    ]);
-    let sink = Sink::start();
-    server.client().create("x", i64::MAX, to(&sink.url("/")));
-    assert_eq!(sink.next().authorization.as_deref(), Some("Bearer s3cret"));
-    assert!(!server.log().contains("s3cret"), "a token was logged");
-}
-
-#[test]
 fn a_disabled_transport_delivers_nothing_and_harms_nothing() {
     let server = Server::with(&["--transports-http-push-enabled", "false"]);
     let sink = Sink::start();

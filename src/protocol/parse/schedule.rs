@@ -27,7 +27,7 @@ pub(super) fn schedule_create(data: &RawValue, rules: &Rules) -> Parsed<Command>
     let data: Data = read(data)?;
     let mut violations = Violations::default();
     violations.schedule_id(&data.id);
-    violations.id("Cron expression", &data.cron);
+    violations.cron(&data.cron);
     violations.id("Promise ID template", &data.promise_id);
     violations.not_negative("Promise timeout", data.promise_timeout);
     let promise_param = value(data.promise_param, &mut violations);

@@ -62,6 +62,8 @@ impl Default for Settings {
 pub trait Observer: Send + Sync {
     /// A connection registered.
     fn opened(&self, queues: Queues);
+    /// A connection is gone, and with it what it was told and may not have acted upon.
+    fn closed(&self, queues: Queues);
     /// A connection that had refused messages has drained to half of its buffer.
     fn room(&self, queues: Queues);
 }
@@ -198,6 +200,9 @@ impl Hub {
         }
         if let Some(queues) = left.room {
             self.shared.observer.room(queues);
+        }
+        if let Some(queues) = left.queues {
+            self.shared.observer.closed(queues);
         }
     }
 

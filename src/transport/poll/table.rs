@@ -83,6 +83,8 @@ pub(super) struct Taken {
 #[derive(Default)]
 pub(super) struct Left {
     pub buffer: VecDeque<Outgoing>,
+    /// The queues it served.
+    pub queues: Option<Queues>,
     /// Messages were refused by it that another may take.
     pub room: Option<Queues>,
     _waker: Option<Waker>,
@@ -267,6 +269,7 @@ impl Table {
         match self.seats.remove(&key) {
             Some(seat) => Left {
                 buffer: seat.buffer,
+                queues: Some(seat.queues),
                 room,
                 _waker: seat.waker,
             },

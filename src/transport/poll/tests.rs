@@ -13,11 +13,16 @@ use crate::transport::{Outcome, Outgoing, Receipt, Transport};
 struct Heard {
     opened: Mutex<Vec<Queues>>,
     room: Mutex<Vec<Queues>>,
+    closed: Mutex<Vec<Queues>>,
 }
 
 impl Observer for Heard {
     fn opened(&self, queues: Queues) {
         self.opened.lock().unwrap().push(queues);
+    }
+
+    fn closed(&self, queues: Queues) {
+        self.closed.lock().unwrap().push(queues);
     }
 
     fn room(&self, queues: Queues) {
@@ -438,6 +443,7 @@ async fn receipts_and_observers_may_call_back() {
             let hub = self.0.lock().unwrap().clone().unwrap();
             send(&hub, "poll://any@g", "1");
         }
+        fn closed(&self, _: Queues) {}
         fn room(&self, queues: Queues) {
             self.opened(queues);
         }

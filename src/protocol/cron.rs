@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 
-use crate::protocol::record::Millis;
+use super::record::Millis;
 
 /// A parsed expression.
 #[derive(Clone, Debug)]
