@@ -14,6 +14,8 @@ mod harness {
     pub mod sse;
 }
 
+mod model;
+
 mod protocol {
     mod deadlines;
     mod debug;
@@ -43,6 +45,10 @@ mod protocol {
     mod validation;
 }
 
+mod storage {
+    mod crash;
+}
+
 mod surface {
     mod cors;
     mod delivery;
@@ -57,7 +63,7 @@ mod tidy;
 #[test]
 fn no_file_is_forgotten() {
     let listing = include_str!("main.rs");
-    for folder in ["harness", "protocol", "surface"] {
+    for folder in ["harness", "protocol", "storage", "surface"] {
         let listed = listing
             .split_once(&format!("\nmod {folder} {{"))
             .and_then(|(_, rest)| rest.split_once('}'))

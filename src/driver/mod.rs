@@ -13,7 +13,6 @@ use crate::store::{Change, Changes};
 use crate::telemetry::metrics::METRICS;
 
 pub mod deadlines;
-mod offers;
 pub mod outbox;
 pub mod timers;
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::machine::workspace::Message;
 use crate::machine::{self, Input, Step, query};
 use crate::protocol::operation::{Command, Debug, Operation, Query};
-use crate::protocol::record::{Id, Millis};
+use crate::protocol::record::{Id, Millis, NEVER};
 use crate::protocol::reply::Reply;
 use crate::store::{self, Changes, DeadlineKey, Queues, Store};
 
@@ -267,7 +267,10 @@ impl Engine {
                 .into_iter()
                 .filter_map(|deadline| match deadline.key {
                     DeadlineKey::Promise(id) => Some(Step::Promise(id)),
-                    DeadlineKey::Schedule(id) => Some(Step::Schedule(id)),
+                    // One that has run out is never due, whatever the time given.
+                    DeadlineKey::Schedule(id) => {
+                        (deadline.at < NEVER).then_some(Step::Schedule(id))
+                    }
                     // A tick delivers nothing.
                     DeadlineKey::Unblock(..) => None,
                 })

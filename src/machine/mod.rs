@@ -12,12 +12,14 @@
 //! | `schedule` | `protocol.md` §10, `semantics.md` §8 |
 //! | `query` | reads, projected |
 //! | `object` | `semantics.md` §1–3 |
+//! | `invariant` | `semantics.md` §11, §12: what must hold, for tests and debug assertions |
 
 use crate::protocol::operation::{Command, FenceAction};
 use crate::protocol::record::{Id, Millis, TaskState};
 use crate::protocol::reply::Reply;
 use crate::store::Need;
 
+pub mod invariant;
 pub mod object;
 mod promise;
 pub mod query;
@@ -26,7 +28,6 @@ mod settle;
 mod task;
 pub mod workspace;
 
-pub use schedule::fill_template;
 use workspace::{Message, Workspace};
 
 /// First back-off of a failed `unblock` delivery; it doubles up to [`UNBLOCK_RETRY_MAX_MS`].

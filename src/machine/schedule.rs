@@ -90,7 +90,8 @@ pub(super) fn fire(ws: &mut Workspace, id: &Id, now: Millis, config: &Config) {
 fn occurrences(schedule: &Schedule, now: Millis) -> (Vec<Millis>, Millis) {
     let mut due = Vec::new();
     let mut next = schedule.next_run_at;
-    if next > now {
+    // `NEVER` is no occurrence, whatever the clock says.
+    if next > now || next == NEVER {
         return (due, next);
     }
     let cron = Cron::parse(&schedule.cron);
@@ -108,14 +109,14 @@ fn occurrences(schedule: &Schedule, now: Millis) -> (Vec<Millis>, Millis) {
 }
 
 fn promise_id(schedule: &Schedule, at: Millis) -> Id {
-    fill_template(&schedule.promise_id, &schedule.id)
-        .replace("{{.timestamp}}", &at.to_string())
-        .into()
-}
-
-/// A template with every `{{.id}}` replaced by the schedule's id.
-pub fn fill_template(template: &str, schedule_id: &str) -> String {
-    template.replace("{{.id}}", schedule_id)
+    let at = at.to_string();
+    // Part by part: what the schedule's id holds is not substituted.
+    let parts: Vec<String> = schedule
+        .promise_id
+        .split("{{.id}}")
+        .map(|part| part.replace("{{.timestamp}}", &at))
+        .collect();
+    parts.join(&schedule.id).into()
 }
 
 /// The promise of one occurrence, injected tags included.

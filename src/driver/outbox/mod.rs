@@ -31,7 +31,9 @@ use crate::transport::http_push::HttpPush;
 use crate::transport::poll::{self, Hub};
 use crate::transport::{Outcome, Outgoing, Receipt, Transport};
 
-use super::offers::Offers;
+mod offers;
+
+use offers::{Offers, Source};
 
 /// Messages held back until their instant; beyond it the task's retry timer sends them.
 const HELD_BACK_MAX: usize = 100_000;
@@ -90,7 +92,7 @@ struct State {
     held: BTreeMap<Id, Message>,
     /// `unblock` (promise, address) with a transport, or delivered and not yet booked.
     in_flight: HashSet<(Id, Id)>,
-    /// `execute` messages that a stream took.
+    /// `execute` messages that a stream was given.
     offers: Offers,
     /// By instant and task: offers of tasks that are released over and over.
     held_back: BTreeMap<(Millis, Id), Message>,
@@ -157,7 +159,7 @@ impl Outbox {
                     self.hold_back(message, offer_at);
                 }
                 message => {
-                    self.send(&message);
+                    self.send(&message, Source::Dispatch);
                 }
             }
         }
@@ -188,7 +190,7 @@ impl Outbox {
     }
 
     /// Hands a message to its transport. Returns whether somebody took it on.
-    fn send(self: &Arc<Self>, message: &Message) -> bool {
+    fn send(self: &Arc<Self>, message: &Message, source: Source) -> bool {
         let Some(transports) = self.transports() else {
             return false;
         };
@@ -205,8 +207,10 @@ impl Outbox {
         }
         let (kind, body, subject) = match message {
             Message::Execute { id, version, .. } => {
-                if let Some(queue) = address.queue() {
-                    self.lock().offers.note(id, *version, queue);
+                if let Some(queue) = address.queue()
+                    && !self.lock().offers.note(id, *version, queue, source)
+                {
+                    return true;
                 }
                 let body = message::execute(&self.settings.server_url, id, *version);
                 ("execute", body, Subject::Execute(id.clone(), *version))
@@ -304,15 +308,9 @@ impl Outbox {
         self.lock().held.values().cloned().collect()
     }
 
-    /// Forgets offers that the changes have overtaken.
+    /// Takes note of tasks that are no longer pending at the version offered.
     pub fn committed(&self, changes: &Changes) {
-        if changes
-            .objects
-            .iter()
-            .any(|change| change.after.task.is_some())
-        {
-            self.lock().offers.committed(changes);
-        }
+        self.lock().offers.committed(changes);
     }
 
     /// Forgets everything held (`debug.reset`).
@@ -320,7 +318,7 @@ impl Outbox {
         let mut state = self.lock();
         state.held.clear();
         state.held_back.clear();
-        state.offers = Offers::default();
+        state.offers.clear();
     }
 
     /// Has everything that waits in these queues offered.
@@ -477,10 +475,8 @@ impl Outbox {
                     Waiting::Execute { id, retry_at, .. } if retry_at <= now => {
                         overdue.push(Step::Promise(id));
                     }
-                    Waiting::Execute { id, version, .. }
-                        if self.lock().offers.has(&id, version) => {}
                     waiting => {
-                        if !self.send(&message_of(waiting, now)) {
+                        if !self.send(&message_of(waiting, now), Source::Pump) {
                             return Ok(());
                         }
                     }
