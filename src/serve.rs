@@ -53,6 +53,7 @@ pub async fn run(
     let outbox = Outbox::new(outbox::Settings {
         server_url: server.public_url(address.port()),
         address_rules: address_rules.clone(),
+        is_push_enabled: config.transports.http_push.enabled,
         sweep_interval: config.messages.poll_interval.as_duration(),
         sweep_max: config.messages.batch_size,
         unblock_ttl_ms: config.messages.unblock_ttl.as_i64(),

@@ -238,6 +238,8 @@ impl Engine {
     }
 
     async fn debug(&self, debug: Debug) -> Result<Reply, Error> {
+        // Once the lane takes this, all that earlier requests caused has been handed to the hooks.
+        self.step(Vec::new()).await?;
         match debug {
             Debug::Start => self.set_paused(true),
             Debug::Stop => self.set_paused(false),

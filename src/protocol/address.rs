@@ -4,6 +4,7 @@
 //! then miss the group that a worker registered under. An address is stored and echoed unchanged.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use percent_encoding::percent_decode_str;
 
@@ -92,22 +93,32 @@ impl Address {
         !matches!(self, Address::Bash(_))
     }
 
-    /// The queue that messages to this address wait in while no stream is open; none where a message
-    /// does not wait for somebody to connect.
+    /// The queue that messages to this address wait in while nobody can receive them: no stream is
+    /// open, or the push transport is busy. None where a message never waits.
     pub fn queue(&self) -> Option<Id> {
         match self {
             Address::Poll(poll) => Some(match (poll.cast, &poll.id) {
                 (Cast::Uni, Some(id)) => unicast_queue(&poll.group, id),
                 _ => anycast_queue(&poll.group),
             }),
-            _ => None,
+            Address::Http { .. } => Some(push_queue()),
+            Address::Gcps { .. } | Address::Bash(_) => None,
         }
     }
 }
 
+/// The one queue of all messages to `http://` and `https://`.
+pub const PUSH_QUEUE: &str = "push";
+
+/// [`PUSH_QUEUE`], shared.
+pub fn push_queue() -> Id {
+    static QUEUE: LazyLock<Id> = LazyLock::new(|| PUSH_QUEUE.into());
+    QUEUE.clone()
+}
+
 /// The queue of a stored address, which was valid when it was stored.
 pub fn queue_of(address: &str) -> Option<Id> {
-    // Only poll addresses have queues, and the rules bear on none of them.
+    // The rules bear on no address that has a queue.
     Address::parse(address, &Rules::default())?.queue()
 }
 
@@ -302,7 +313,8 @@ mod tests {
         assert_eq!(queue_of("poll://any@g%20x"), queue_of("poll://any@g x/pid"));
         assert!(names("g%20x", "g x") && names("g%20x", "g%20x") && names("g x", "g x"));
         assert!(!names("g%20x", "G x"));
-        assert_eq!(queue_of("http://h"), None);
+        assert_eq!(queue_of("http://h").as_deref(), Some(PUSH_QUEUE));
+        assert_eq!(queue_of("gcps://p/t"), None);
         assert!(spellings("g%20x").eq(["g%20x", "g x"]) && spellings("100%").eq(["100%"]));
         let nested = format!("poll://any@%{}", "25".repeat(100_000));
         assert!(queue_of(&nested).is_some());

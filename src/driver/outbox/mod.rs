@@ -19,26 +19,25 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 
-use crate::engine::{Engine, STEPS_MAX};
+use crate::engine::Engine;
 use crate::machine::Step;
 use crate::machine::workspace::Message;
-use crate::protocol::address::{Address, Rules};
+use crate::protocol::address::{self, Address, Rules};
 use crate::protocol::message;
 use crate::protocol::record::{Id, Millis};
-use crate::store::{Changes, QueueCursor, Waiting};
+use crate::store::Changes;
 use crate::telemetry::metrics::METRICS;
 use crate::transport::http_push::HttpPush;
 use crate::transport::poll::{self, Hub};
 use crate::transport::{Outcome, Outgoing, Receipt, Transport};
 
+mod background;
 mod offers;
 
 use offers::{Offers, Source};
 
 /// Messages held back until their instant; beyond it the task's retry timer sends them.
 const HELD_BACK_MAX: usize = 100_000;
-/// Waiting messages read at a time when a stream opens.
-const PUMP_PAGE: usize = 256;
 
 /// The ways out. A new transport is a file in `transport/` and a line in `Transports::of`.
 pub struct Transports {
@@ -65,6 +64,8 @@ pub struct Settings {
     pub server_url: String,
     /// The address grammar.
     pub address_rules: Rules,
+    /// `transports.http_push.enabled`.
+    pub is_push_enabled: bool,
     /// `messages.poll_interval`.
     pub sweep_interval: Duration,
     /// `messages.batch_size`.
@@ -129,16 +130,27 @@ impl Outbox {
 
     /// Queues that somebody listens to.
     pub fn listened_queues(&self) -> Arc<[Id]> {
-        self.transports().map_or_else(
-            || Arc::from([]),
-            |transports| transports.poll.listened_queues(),
-        )
+        let Some(transports) = self.transports() else {
+            return Arc::from([]);
+        };
+        let polled = transports.poll.listened_queues();
+        if !self.settings.is_push_enabled {
+            return polled;
+        }
+        polled
+            .iter()
+            .cloned()
+            .chain([address::push_queue()])
+            .collect()
     }
 
     /// Whether somebody listens to the queue.
     pub fn is_listened(&self, queue: &str) -> bool {
-        self.transports()
-            .is_some_and(|transports| transports.poll.is_listened(queue))
+        let is_push = queue == address::PUSH_QUEUE && self.settings.is_push_enabled;
+        is_push
+            || self
+                .transports()
+                .is_some_and(|transports| transports.poll.is_listened(queue))
     }
 
     /// Whether the `unblock` is under way.
@@ -343,154 +355,6 @@ impl Outbox {
         );
     }
 
-    async fn book_finished(&self, engine: &Engine, mut finished: mpsc::UnboundedReceiver<Step>) {
-        loop {
-            let mut steps = Vec::with_capacity(STEPS_MAX);
-            if finished.recv_many(&mut steps, STEPS_MAX).await == 0 {
-                return;
-            }
-            let keys: Vec<(Id, Id)> = steps.iter().filter_map(key_of).collect();
-            // If it fails the entries stay, and are delivered again: at least once.
-            if let Err(error) = engine.step(steps).await {
-                tracing::debug!(%error, "deliveries could not be booked");
-            }
-            let mut state = self.lock();
-            for key in keys {
-                state.in_flight.remove(&key);
-            }
-        }
-    }
-
-    async fn send_held_back(self: &Arc<Self>, engine: &Engine) {
-        loop {
-            let now = engine.clock().now();
-            let (due, next_at) = self.take_held_back(now);
-            self.emit(due, now);
-            let wait = next_at.map_or(Duration::from_secs(60), |at| {
-                Duration::from_millis(u64::try_from(at.saturating_sub(now)).unwrap_or(0))
-            });
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = self.held_back_changed.notified() => {}
-            }
-        }
-    }
-
-    fn take_held_back(&self, now: Millis) -> (Vec<Message>, Option<Millis>) {
-        let mut state = self.lock();
-        let mut due = Vec::new();
-        while state
-            .held_back
-            .first_key_value()
-            .is_some_and(|((at, _), _)| *at <= now)
-        {
-            due.extend(state.held_back.pop_first().map(|(_, message)| message));
-        }
-        (
-            due,
-            state.held_back.first_key_value().map(|((at, _), _)| *at),
-        )
-    }
-
-    /// The repair sweep: gives up what is too old to deliver.
-    async fn give_up_stale(&self, engine: &Engine) {
-        let mut ticks = tokio::time::interval(self.settings.sweep_interval);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            engine.until_resumed().await;
-            match self.give_up_some(engine).await {
-                Ok(0) => {}
-                Ok(count) => tracing::warn!(
-                    count,
-                    "gave up unblock messages that were undelivered for messages.unblock_ttl"
-                ),
-                // The timers log a storage that is out.
-                Err(error) => tracing::debug!(%error, "stale messages could not be read"),
-            }
-        }
-    }
-
-    async fn give_up_some(&self, engine: &Engine) -> Result<usize, crate::engine::Error> {
-        let before = engine
-            .clock()
-            .now()
-            .saturating_sub(self.settings.unblock_ttl_ms);
-        let stale = engine
-            .store()
-            .stale_unblocks(before, self.settings.sweep_max)
-            .await?;
-        let count = stale.len();
-        if count > 0 {
-            METRICS.deliveries("dropped", u64::try_from(count).unwrap_or(u64::MAX));
-            let done = |(promise, address)| Step::UnblockDone { promise, address };
-            engine.step(stale.into_iter().map(done).collect()).await?;
-        }
-        Ok(count)
-    }
-
-    async fn pump_queues(self: &Arc<Self>, engine: &Engine) {
-        loop {
-            self.to_pump.notified().await;
-            loop {
-                engine.until_resumed().await;
-                let queue = {
-                    let mut state = self.lock();
-                    let queue = state.queues_to_pump.iter().next().cloned();
-                    if let Some(queue) = &queue {
-                        state.queues_to_pump.remove(queue);
-                    }
-                    queue
-                };
-                let Some(queue) = queue else { break };
-                if let Err(error) = self.pump(engine, &queue).await {
-                    tracing::debug!(%error, "waiting messages could not be read");
-                    self.lock().queues_to_pump.insert(queue);
-                    tokio::time::sleep(Duration::from_millis(250)).await;
-                }
-            }
-        }
-    }
-
-    /// Offers everything that waits in a queue, until nobody has room: then draining a buffer brings
-    /// us back here.
-    async fn pump(
-        self: &Arc<Self>,
-        engine: &Engine,
-        queue: &Id,
-    ) -> Result<(), crate::engine::Error> {
-        let mut after: Option<QueueCursor> = None;
-        loop {
-            let now = engine.clock().now();
-            let page = engine
-                .store()
-                .waiting(queue, now, after.as_ref(), PUMP_PAGE)
-                .await?;
-            let is_last = page.len() < PUMP_PAGE;
-            after = page.last().map(cursor_of);
-            // Overdue retries become steps, so that the next retry is armed again.
-            let mut overdue = Vec::new();
-            for waiting in page {
-                match waiting {
-                    Waiting::Execute { id, retry_at, .. } if retry_at <= now => {
-                        overdue.push(Step::Promise(id));
-                    }
-                    waiting => {
-                        if !self.send(&message_of(waiting, now), Source::Pump) {
-                            return Ok(());
-                        }
-                    }
-                }
-            }
-            if !overdue.is_empty() {
-                engine.step(overdue).await?;
-            }
-            if is_last || !self.is_listened(queue) {
-                return Ok(());
-            }
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -502,50 +366,6 @@ enum Subject {
     Execute(Id, i64),
     /// A promise and a listener.
     Unblock((Id, Id)),
-}
-
-fn key_of(step: &Step) -> Option<(Id, Id)> {
-    match step {
-        Step::UnblockDone { promise, address } | Step::UnblockFailed { promise, address } => {
-            Some((promise.clone(), address.clone()))
-        }
-        _ => None,
-    }
-}
-
-fn cursor_of(waiting: &Waiting) -> QueueCursor {
-    match waiting {
-        Waiting::Execute {
-            id,
-            address,
-            retry_at,
-            ..
-        } => (*retry_at, id.clone(), address.clone()),
-        Waiting::Unblock {
-            promise,
-            address,
-            retry_at,
-        } => (*retry_at, promise.id.clone(), address.clone()),
-    }
-}
-
-fn message_of(waiting: Waiting, now: Millis) -> Message {
-    match waiting {
-        Waiting::Execute {
-            id,
-            version,
-            address,
-            ..
-        } => Message::Execute {
-            id,
-            version,
-            address,
-            offer_at: now,
-        },
-        Waiting::Unblock {
-            promise, address, ..
-        } => Message::Unblock { promise, address },
-    }
 }
 
 /// What the transports tell: streams that opened or have room again.
@@ -573,6 +393,9 @@ impl poll::Observer for Observer {
 }
 
 impl crate::transport::http_push::Observer for Observer {
-    // What the push queue refused is offered again by its retry: one second for an unblock.
-    fn room_push(&self) {}
+    fn room_push(&self) {
+        if let Some(outbox) = self.0.upgrade() {
+            outbox.pump_soon([address::push_queue()]);
+        }
+    }
 }

@@ -1,0 +1,219 @@
+//! The outbox's background work: booking what was delivered, sending what was held back, offering what
+//! waits when somebody can receive it, giving up what nobody ever did.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::engine::{Engine, Error, STEPS_MAX};
+use crate::machine::Step;
+use crate::machine::workspace::Message;
+use crate::protocol::record::{Id, Millis};
+use crate::store::{QueueCursor, Waiting};
+use crate::telemetry::metrics::METRICS;
+
+use super::Outbox;
+use super::offers::Source;
+
+/// Waiting messages read at a time.
+const PUMP_PAGE: usize = 256;
+/// Messages in a row that found no room before a pump waits for some.
+const REFUSALS_MAX: usize = 16;
+
+impl Outbox {
+    pub(super) async fn book_finished(
+        &self,
+        engine: &Engine,
+        mut finished: mpsc::UnboundedReceiver<Step>,
+    ) {
+        loop {
+            let mut steps = Vec::with_capacity(STEPS_MAX);
+            if finished.recv_many(&mut steps, STEPS_MAX).await == 0 {
+                return;
+            }
+            let keys: Vec<(Id, Id)> = steps.iter().filter_map(key_of).collect();
+            // If it fails the entries stay, and are delivered again: at least once.
+            if let Err(error) = engine.step(steps).await {
+                tracing::debug!(%error, "deliveries could not be booked");
+            }
+            let mut state = self.lock();
+            for key in keys {
+                state.in_flight.remove(&key);
+            }
+        }
+    }
+
+    pub(super) async fn send_held_back(self: &Arc<Self>, engine: &Engine) {
+        loop {
+            let now = engine.clock().now();
+            let (due, next_at) = self.take_held_back(now);
+            self.emit(due, now);
+            let wait = next_at.map_or(Duration::from_secs(60), |at| {
+                Duration::from_millis(u64::try_from(at.saturating_sub(now)).unwrap_or(0))
+            });
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.held_back_changed.notified() => {}
+            }
+        }
+    }
+
+    fn take_held_back(&self, now: Millis) -> (Vec<Message>, Option<Millis>) {
+        let mut state = self.lock();
+        let mut due = Vec::new();
+        while state
+            .held_back
+            .first_key_value()
+            .is_some_and(|((at, _), _)| *at <= now)
+        {
+            due.extend(state.held_back.pop_first().map(|(_, message)| message));
+        }
+        (
+            due,
+            state.held_back.first_key_value().map(|((at, _), _)| *at),
+        )
+    }
+
+    /// The repair sweep: gives up what is too old to deliver.
+    pub(super) async fn give_up_stale(&self, engine: &Engine) {
+        let mut ticks = tokio::time::interval(self.settings.sweep_interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            engine.until_resumed().await;
+            match self.give_up_some(engine).await {
+                Ok(0) => {}
+                Ok(count) => tracing::warn!(
+                    count,
+                    "gave up unblock messages that were undelivered for messages.unblock_ttl"
+                ),
+                // The timers log a storage that is out.
+                Err(error) => tracing::debug!(%error, "stale messages could not be read"),
+            }
+        }
+    }
+
+    async fn give_up_some(&self, engine: &Engine) -> Result<usize, Error> {
+        let before = engine
+            .clock()
+            .now()
+            .saturating_sub(self.settings.unblock_ttl_ms);
+        let stale = engine
+            .store()
+            .stale_unblocks(before, self.settings.sweep_max)
+            .await?;
+        let count = stale.len();
+        if count > 0 {
+            METRICS.deliveries("dropped", u64::try_from(count).unwrap_or(u64::MAX));
+            let done = |(promise, address)| Step::UnblockDone { promise, address };
+            engine.step(stale.into_iter().map(done).collect()).await?;
+        }
+        Ok(count)
+    }
+
+    pub(super) async fn pump_queues(self: &Arc<Self>, engine: &Engine) {
+        loop {
+            self.to_pump.notified().await;
+            loop {
+                engine.until_resumed().await;
+                let queue = {
+                    let mut state = self.lock();
+                    let queue = state.queues_to_pump.iter().next().cloned();
+                    if let Some(queue) = &queue {
+                        state.queues_to_pump.remove(queue);
+                    }
+                    queue
+                };
+                let Some(queue) = queue else { break };
+                if let Err(error) = self.pump(engine, &queue).await {
+                    tracing::debug!(%error, "waiting messages could not be read");
+                    self.lock().queues_to_pump.insert(queue);
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                }
+            }
+        }
+    }
+
+    /// Offers everything that waits in a queue, until nobody has room: then draining a buffer brings
+    /// us back here.
+    async fn pump(self: &Arc<Self>, engine: &Engine, queue: &Id) -> Result<(), Error> {
+        let mut after: Option<QueueCursor> = None;
+        let mut refusals = 0;
+        loop {
+            let now = engine.clock().now();
+            let page = engine
+                .store()
+                .waiting(queue, now, after.as_ref(), PUMP_PAGE)
+                .await?;
+            let is_last = page.len() < PUMP_PAGE;
+            after = page.last().map(cursor_of);
+            // Overdue retries become steps, so that the next retry is armed again.
+            let mut overdue = Vec::new();
+            for waiting in page {
+                match waiting {
+                    Waiting::Execute { id, retry_at, .. } if retry_at <= now => {
+                        overdue.push(Step::Promise(id));
+                    }
+                    waiting => {
+                        let is_taken = self.send(&message_of(waiting, now), Source::Pump);
+                        refusals = if is_taken { 0 } else { refusals + 1 };
+                        if refusals > REFUSALS_MAX {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+            if !overdue.is_empty() {
+                engine.step(overdue).await?;
+            }
+            if is_last || !self.is_listened(queue) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn key_of(step: &Step) -> Option<(Id, Id)> {
+    match step {
+        Step::UnblockDone { promise, address } | Step::UnblockFailed { promise, address } => {
+            Some((promise.clone(), address.clone()))
+        }
+        _ => None,
+    }
+}
+
+fn cursor_of(waiting: &Waiting) -> QueueCursor {
+    match waiting {
+        Waiting::Execute {
+            id,
+            address,
+            retry_at,
+            ..
+        } => (*retry_at, id.clone(), address.clone()),
+        Waiting::Unblock {
+            promise,
+            address,
+            retry_at,
+        } => (*retry_at, promise.id.clone(), address.clone()),
+    }
+}
+
+fn message_of(waiting: Waiting, now: Millis) -> Message {
+    match waiting {
+        Waiting::Execute {
+            id,
+            version,
+            address,
+            ..
+        } => Message::Execute {
+            id,
+            version,
+            address,
+            offer_at: now,
+        },
+        Waiting::Unblock {
+            promise, address, ..
+        } => Message::Unblock { promise, address },
+    }
+}
