@@ -58,6 +58,8 @@ mod surface {
     mod sse;
 }
 
+mod tidy;
+
 #[test]
 fn no_file_is_forgotten() {
     let listing = include_str!("main.rs");

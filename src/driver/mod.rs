@@ -53,8 +53,6 @@ impl Hooks for Drivers {
     fn committed(&self, changes: &Changes) {
         METRICS.schedule_promises(occurrences(changes));
         self.outbox.committed(changes);
-        METRICS.schedule_promises(occurrences(changes));
-        self.outbox.committed(changes);
         self.timers
             .committed(changes, |queue| self.outbox.is_listened(queue));
     }

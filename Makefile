@@ -1,0 +1,27 @@
+.DEFAULT_GOAL := help
+.PHONY: help run test check model crash sdk-long bench
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+run: ## Start the server
+	cargo run --release -- serve
+
+test: ## Everything: check, unit and integration tests, the SDKs, the quickstart
+	python3 tests/run.py
+
+check: ## Formatting, lints and documentation only
+	python3 tests/run.py --check
+
+model: ## A million steps of random histories through the machine
+	RESONATE_MODEL_STEPS=1000000 cargo test --locked --test main model:: -- --nocapture
+
+crash: ## Fifty rounds of kill -9 under load
+	RESONATE_CRASH_ROUNDS=50 cargo test --locked --test main crash:: -- --nocapture
+
+sdk-long: ## The SDKs, with the scenarios that take minutes
+	cargo build --locked
+	python3 tests/sdk/run.py --long
+
+bench: ## Load a release build; one line per workload
+	benches/run.sh

@@ -1,0 +1,119 @@
+//! How `data` is read: objects only, with the offending field named.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::{Parsed, Problem};
+use crate::protocol::record::{Value, ValueParts};
+use crate::protocol::rules::Violations;
+
+#[derive(serde::Deserialize)]
+pub(super) struct IdData {
+    pub id: String,
+}
+
+pub(super) fn id<I: From<String>>(
+    data: &RawValue,
+    check: impl FnOnce(&mut Violations, &str),
+) -> Parsed<I> {
+    let IdData { id } = read(data)?;
+    let mut violations = Violations::default();
+    check(&mut violations, &id);
+    finish(violations)?;
+    Ok(id.into())
+}
+
+#[derive(serde::Deserialize)]
+pub(super) struct SearchData<S> {
+    #[serde(default = "none")]
+    pub state: Option<S>,
+    #[serde(default)]
+    pub tags: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    pub limit: Option<i64>,
+    #[serde(default)]
+    pub cursor: Option<String>,
+}
+
+fn none<T>() -> Option<T> {
+    None
+}
+
+pub(super) fn limit(limit: Option<i64>, default: usize) -> Parsed<usize> {
+    let mut violations = Violations::default();
+    let limit = violations.limit(limit, default);
+    finish(violations)?;
+    Ok(limit)
+}
+
+pub(super) fn value(parts: Option<MapOnly<ValueParts>>, violations: &mut Violations) -> Value {
+    match parts {
+        Some(MapOnly(parts)) => {
+            violations.value(&parts);
+            Value::new(&parts)
+        }
+        None => Value::empty(),
+    }
+}
+
+pub(super) fn invalid(violations: Violations) -> Problem {
+    Problem::Invalid(violations.into_message())
+}
+
+pub(super) fn finish(violations: Violations) -> Parsed<()> {
+    if violations.is_empty() {
+        Ok(())
+    } else {
+        Err(invalid(violations))
+    }
+}
+
+pub(super) fn read<T: DeserializeOwned>(data: &RawValue) -> Parsed<T> {
+    read_as(data, "Invalid request")
+}
+
+pub(super) fn read_as<T: DeserializeOwned>(data: &RawValue, what: &str) -> Parsed<T> {
+    let mut json = serde_json::Deserializer::from_str(data.get());
+    let result: Result<MapOnly<T>, _> = serde_path_to_error::deserialize(&mut json);
+    result.map(|data| data.0).map_err(|error| {
+        let path = error.path().to_string();
+        let reason = error.into_inner().to_string();
+        // Line and column count within `data`, which would mislead.
+        let reason = reason
+            .rsplit_once(" at line ")
+            .map_or(reason.as_str(), |(text, _)| text);
+        let field = if path == "." {
+            String::new()
+        } else {
+            format!(" (field `{path}`)")
+        };
+        Problem::Invalid(format!("{what}: {reason}{field}"))
+    })
+}
+
+/// Reads a struct from an object only; serde's own would take an array of its fields too.
+pub(super) struct MapOnly<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for MapOnly<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OnlyMap<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for OnlyMap<T> {
+            type Value = MapOnly<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<MapOnly<T>, A::Error> {
+                T::deserialize(serde::de::value::MapAccessDeserializer::new(map)).map(MapOnly)
+            }
+        }
+
+        deserializer.deserialize_map(OnlyMap(PhantomData))
+    }
+}

@@ -1,0 +1,54 @@
+//! `data` of `schedule.*`.
+
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+
+use super::Parsed;
+use super::data::{MapOnly, SearchData, finish, limit, read, value};
+use crate::protocol::address::Rules;
+use crate::protocol::operation::{Command, Query, ScheduleCreate, ScheduleSearch};
+use crate::protocol::record::{Millis, Tags, ValueParts};
+use crate::protocol::rules::Violations;
+
+pub(super) fn schedule_create(data: &RawValue, rules: &Rules) -> Parsed<Command> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Data {
+        id: String,
+        cron: String,
+        promise_id: String,
+        promise_timeout: Millis,
+        #[serde(default)]
+        promise_param: Option<MapOnly<ValueParts>>,
+        #[serde(default)]
+        promise_tags: Option<BTreeMap<String, String>>,
+    }
+    let data: Data = read(data)?;
+    let mut violations = Violations::default();
+    violations.schedule_id(&data.id);
+    violations.cron(&data.cron);
+    violations.id("Promise ID template", &data.promise_id);
+    violations.not_negative("Promise timeout", data.promise_timeout);
+    let promise_param = value(data.promise_param, &mut violations);
+    let promise_tags = Tags::new(data.promise_tags.unwrap_or_default());
+    violations.schedule_tags(&promise_tags, rules);
+    finish(violations)?;
+    Ok(Command::ScheduleCreate(ScheduleCreate {
+        id: data.id.into(),
+        cron: data.cron.into(),
+        promise_id: data.promise_id.into(),
+        promise_timeout: data.promise_timeout,
+        promise_param,
+        promise_tags,
+    }))
+}
+
+pub(super) fn schedule_search(data: &RawValue) -> Parsed<Query> {
+    let data: SearchData<serde::de::IgnoredAny> = read(data)?;
+    Ok(Query::ScheduleSearch(ScheduleSearch {
+        tags: Tags::new(data.tags.unwrap_or_default()),
+        limit: limit(data.limit, 10)?,
+        cursor: data.cursor.map(Into::into),
+    }))
+}
