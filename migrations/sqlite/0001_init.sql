@@ -36,6 +36,7 @@ CREATE TABLE tasks (
     pid        TEXT,
     ttl        INTEGER,
     expires_at INTEGER,
+    claimed_at INTEGER,
     -- Exactly while pending.
     retry_at   INTEGER,
     offer_at   INTEGER,

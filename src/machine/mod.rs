@@ -37,6 +37,9 @@ pub const UNBLOCK_RETRY_MAX_MS: Millis = 60_000;
 /// Back-off of the second release in a row; it doubles up to the retry timeout.
 pub const RELEASE_BACKOFF_MIN_MS: Millis = 100;
 
+/// For how many lease lengths after its holder last named a task a heartbeat without a list renews it.
+pub const ANONYMOUS_RENEWALS_MAX: Millis = 10;
+
 /// The settings the protocol's rules read.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {

@@ -49,6 +49,9 @@ pub struct Task {
     pub ttl: Option<Millis>,
     /// Lease deadline; set exactly when acquired.
     pub expires_at: Option<Millis>,
+    /// When the holder last named this task: the acquisition, or a heartbeat that lists it. Set exactly
+    /// when acquired; a heartbeat that lists nothing renews for a bounded time after it.
+    pub claimed_at: Option<Millis>,
     /// Next dispatch; set exactly when pending.
     pub retry_at: Option<Millis>,
     /// When the latest dispatch may leave: later than its commit for a delayed birth or for a task
@@ -68,6 +71,7 @@ impl Task {
             pid: None,
             ttl: None,
             expires_at: None,
+            claimed_at: None,
             retry_at: None,
             offer_at: None,
             releases: 0,

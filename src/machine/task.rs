@@ -21,7 +21,7 @@ use crate::protocol::reply::{Refusal, Reply};
 use super::object::{Object, Task, project};
 use super::promise::{self, add_callback, newborn};
 use super::workspace::{Message, Workspace};
-use super::{Config, RELEASE_BACKOFF_MIN_MS};
+use super::{ANONYMOUS_RENEWALS_MAX, Config, RELEASE_BACKOFF_MIN_MS};
 
 /// Makes the task pending and puts its `execute` on the way: at `offer_at`, and again every
 /// `retry_timeout`. The caller has set what depends on the way it got here.
@@ -38,6 +38,7 @@ pub(super) fn dispatch(
             task.pid = None;
             task.ttl = None;
             task.expires_at = None;
+            task.claimed_at = None;
             task.retry_at = Some(now.saturating_add(config.retry_timeout_ms));
             task.offer_at = Some(offer_at);
         }
@@ -141,6 +142,7 @@ fn grant(ws: &mut Workspace, id: &Id, pid: &Id, ttl: Millis, now: Millis) {
         task.pid = Some(pid.clone());
         task.ttl = Some(ttl);
         task.expires_at = Some(now.saturating_add(ttl));
+        task.claimed_at = Some(now);
         task.releases = releases;
     });
 }
@@ -230,17 +232,32 @@ fn note_progress(ws: &mut Workspace, id: &Id) {
     }
 }
 
-/// `task.heartbeat`: renews the leases named, or with an empty list all that the process holds.
+/// `task.heartbeat`: renews the leases named, or with an empty list all that the process holds (D-05).
+///
+/// Who sends an empty list beats for as long as it lives, also for a task that it does not know it
+/// holds, because the answer to its acquire was lost. So an empty list renews a lease only for
+/// [`ANONYMOUS_RENEWALS_MAX`] of its lengths after the holder last named the task.
 pub(super) fn heartbeat(ws: &mut Workspace, pid: &Id, tasks: &[TaskRef], now: Millis) -> Reply {
     if tasks.is_empty() {
         for id in ws.held_by(pid) {
-            renew(ws, &id, pid, None, now);
+            if may_renew_anonymously(ws, &id, now) {
+                renew(ws, &id, pid, None, now);
+            }
         }
     }
     for task in tasks {
         renew(ws, &task.id, pid, Some(task.version), now);
     }
     Reply::Done
+}
+
+fn may_renew_anonymously(ws: &Workspace, id: &Id, now: Millis) -> bool {
+    let task = ws.get(id).and_then(|object| object.task.as_ref());
+    task.and_then(|task| {
+        let span = task.ttl?.saturating_mul(ANONYMOUS_RENEWALS_MAX);
+        Some(now <= task.claimed_at?.saturating_add(span))
+    })
+    .unwrap_or(false)
 }
 
 fn renew(ws: &mut Workspace, id: &Id, pid: &Id, version: Option<i64>, now: Millis) {
@@ -253,8 +270,16 @@ fn renew(ws: &mut Workspace, id: &Id, pid: &Id, version: Option<i64>, now: Milli
         return;
     }
     let expires_at = task.ttl.map(|ttl| now.saturating_add(ttl));
-    if task.expires_at != expires_at {
-        update_task(ws, id, |task| task.expires_at = expires_at);
+    let claimed_at = if version.is_some() {
+        Some(now)
+    } else {
+        task.claimed_at
+    };
+    if task.expires_at != expires_at || task.claimed_at != claimed_at {
+        update_task(ws, id, |task| {
+            task.expires_at = expires_at;
+            task.claimed_at = claimed_at;
+        });
     }
 }
 

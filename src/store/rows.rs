@@ -236,6 +236,7 @@ pub struct TaskColumns<'r> {
     pub expires_at: Option<Millis>,
     pub retry_at: Option<Millis>,
     pub offer_at: Option<Millis>,
+    pub claimed_at: Option<Millis>,
     pub releases: i64,
     pub resumes: &'r str,
 }
@@ -306,6 +307,7 @@ impl TaskColumns<'_> {
             expires_at: self.expires_at,
             retry_at: self.retry_at,
             offer_at: self.offer_at,
+            claimed_at: self.claimed_at,
             releases: u32::try_from(self.releases).map_err(|e| at.corrupt("releases", e))?,
         })
     }
@@ -410,6 +412,7 @@ mod tests {
         expires_at: None,
         retry_at: None,
         offer_at: None,
+        claimed_at: None,
         releases: 0,
         resumes: "[]",
     };

@@ -97,6 +97,7 @@ const ROWS: &[&str] = &[
     "task.heartbeat: all of none",
     "task.heartbeat: all but the dead",
     "task.heartbeat: all",
+    "task.heartbeat: not named for ten leases",
     "task.heartbeat: version",
     "task.heartbeat: pid",
     "task.heartbeat: renewed",

@@ -98,6 +98,7 @@ pub fn design(
         let is_pending = task.state == TaskState::Pending;
         let may_have_releases = is_pending || task.state == TaskState::Acquired;
         if task.offer_at.is_some() != is_pending
+            || task.claimed_at.is_some() != (task.state == TaskState::Acquired)
             || task.offer_at > task.retry_at
             || (task.releases > 0 && !may_have_releases)
         {

@@ -126,3 +126,23 @@ fn an_expired_lease_that_nobody_has_taken_back_can_still_be_renewed() {
     let timeout = server.at(6_000).snap().task_timeout("x");
     assert_eq!(timeout, Some((LEASE, 11_000)));
 }
+
+#[test]
+fn d05_an_empty_list_does_not_keep_a_lease_that_its_holder_never_names() {
+    // A worker that lost the answer to its acquire beats on, and does not know of the task.
+    let server = Server::controlled();
+    server.at(1_000).own("x", 900_000, 5_000);
+    server.at(1_000).own("named", 900_000, 5_000);
+    for beat in 1..=10 {
+        server.at(1_000 + beat * 5_000 - 1).heartbeat("p", &[]);
+    }
+    server.at(51_000).heartbeat("p", &[]);
+    server.at(51_000).heartbeat("p", &[("named", 1)]);
+    server.at(55_000).heartbeat("p", &[]);
+    let snap = server.at(55_000).snap();
+    assert_eq!(snap.task_timeout("x"), Some((LEASE, 56_000)));
+    assert_eq!(snap.task_timeout("named"), Some((LEASE, 60_000)));
+    server.at(56_000).tick();
+    assert_eq!(server.at(56_000).task("x")["state"], "pending");
+    assert_eq!(server.at(56_000).task("named")["state"], "acquired");
+}

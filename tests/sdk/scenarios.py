@@ -503,6 +503,34 @@ def server_killed_busy(stage):
     check_equal(stage.executed("slow").count("s0"), 1, "executions of the step recorded before the kill")
 
 
+@scenario()
+def server_killed_in_flight(stage):
+    """The server is killed three times while many workflows are under way: every call ends, none hangs for good."""
+    workers = [stage.start_worker(ttl_ms=SHORT_TTL_MS) for _ in range(2)]
+    for worker in workers:
+        worker.wait_ready()
+    fields = {"func": "recurse_rpc", "group": "workers", "timeout_ms": 120_000}
+    stage.start("many", prefix="deep-", count=24, concurrency=24, **fields)
+    until(lambda: stage.server.promise("deep-23"), "the calls are made")
+    for _ in range(3):
+        kill_server(stage)
+        stage.server.start()
+        # The workers are back a second later; the next kill meets them at work.
+        stage.let_pass(1.3)
+    # A lost answer to an acquire costs a lease; with SDKs whose heartbeats name no task, eleven.
+    until(
+        lambda: not stage.server.promises(state="pending"),
+        "every call ends",
+        deadline_s=11 * SHORT_TTL_MS / 1000 + 15,
+        every_s=0.1,
+    )
+    stage.note(f"all ended {time.time() - stage.server.ready_at:.2f} s after the server was back")
+    # Some SDKs take a lost connection for the failure of the workflow.
+    rejected = stage.server.promises(state="rejected")
+    if rejected:
+        stage.note(f"{len(rejected)} rejected")
+
+
 # With --debug the server shows its listeners; nothing else shows that the client has registered its own.
 @scenario(timed=True, server_args=["--debug"])
 def caller_outlives_server(stage):

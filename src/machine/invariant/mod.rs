@@ -86,6 +86,7 @@ pub struct TaskRow {
     pub pid: Option<Id>,
     pub ttl: Option<Millis>,
     pub expires_at: Option<Millis>,
+    pub claimed_at: Option<Millis>,
     pub retry_at: Option<Millis>,
 }
 
@@ -152,6 +153,7 @@ impl State {
                     pid: task.pid.clone(),
                     ttl: task.ttl,
                     expires_at: task.expires_at,
+                    claimed_at: task.claimed_at,
                     retry_at: task.retry_at,
                 });
             }

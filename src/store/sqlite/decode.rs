@@ -49,7 +49,7 @@ impl<'r> Columns<'r> {
 
     fn task(&mut self) -> Result<Option<TaskColumns<'r>>> {
         let Some(state) = self.take()? else {
-            self.next += 8;
+            self.next += 9;
             return Ok(None);
         };
         Ok(Some(TaskColumns {
@@ -60,6 +60,7 @@ impl<'r> Columns<'r> {
             expires_at: self.take()?,
             retry_at: self.take()?,
             offer_at: self.take()?,
+            claimed_at: self.take()?,
             releases: self.take()?,
             resumes: self.take()?,
         }))

@@ -62,6 +62,7 @@ pub fn statements(changes: &Changes) -> Result<Vec<Statement>> {
             task.expires_at,
             task.retry_at,
             task.offer_at,
+            task.claimed_at,
             task.releases,
             row.target,
             &row.queue,

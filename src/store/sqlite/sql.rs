@@ -20,7 +20,7 @@ macro_rules! object_columns {
         concat!(
             promise_columns!(),
             ", p.armed, t.state, t.version, t.pid, t.ttl, t.expires_at, t.retry_at, t.offer_at, \
-             t.releases, t.resumes"
+             t.claimed_at, t.releases, t.resumes"
         )
     };
 }
@@ -240,18 +240,19 @@ pub const UPDATE_PROMISES: &str = "
     ) AS c
     WHERE promises.id = c.id";
 
-/// Rows `[id, state, version, pid, ttl, expires_at, retry_at, offer_at, releases, target, queue,
-/// resumes]`. `WHERE true` tells SQLite's parser that `ON` does not belong to a join.
+/// Rows `[id, state, version, pid, ttl, expires_at, retry_at, offer_at, claimed_at, releases, target,
+/// queue, resumes]`. `WHERE true` tells SQLite's parser that `ON` does not belong to a join.
 pub const UPSERT_TASKS: &str = "
     WITH r (row) AS MATERIALIZED (SELECT value FROM json_each(?))
-    INSERT INTO tasks (id, state, version, pid, ttl, expires_at, retry_at, offer_at, releases, target,
-        queue, resumes)
+    INSERT INTO tasks (id, state, version, pid, ttl, expires_at, retry_at, offer_at, claimed_at,
+        releases, target, queue, resumes)
     SELECT row ->> 0, row ->> 1, row ->> 2, row ->> 3, row ->> 4, row ->> 5, row ->> 6,
-        row ->> 7, row ->> 8, row ->> 9, row ->> 10, row ->> 11
+        row ->> 7, row ->> 8, row ->> 9, row ->> 10, row ->> 11, row ->> 12
     FROM r WHERE true
     ON CONFLICT (id) DO UPDATE SET state = excluded.state, version = excluded.version,
         pid = excluded.pid, ttl = excluded.ttl, expires_at = excluded.expires_at,
-        retry_at = excluded.retry_at, offer_at = excluded.offer_at, releases = excluded.releases,
+        retry_at = excluded.retry_at, offer_at = excluded.offer_at,
+        claimed_at = excluded.claimed_at, releases = excluded.releases,
         resumes = excluded.resumes";
 
 /// Rows `[awaited, awaiter]`.

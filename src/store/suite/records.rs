@@ -184,6 +184,7 @@ pub(crate) async fn tasks_change(store: &dyn Store) {
     set(lease.clone()).await;
     set(Task {
         expires_at: Some(10),
+        claimed_at: Some(8),
         resumes: [id("x")].into(),
         ..lease
     })

@@ -176,7 +176,8 @@ impl Oracle {
         let address = tags.get("resonate:target").expect("it has a task").into();
         let task = self.task_mut(id);
         task.state = TaskState::Pending;
-        (task.pid, task.ttl, task.expires_at) = (None, None, None);
+        (task.pid, task.ttl) = (None, None);
+        (task.expires_at, task.claimed_at) = (None, None);
         task.retry_at = Some(now.saturating_add(retry));
         let (id, version) = (task.id.clone(), task.version);
         self.put(Message::Execute {
@@ -284,6 +285,7 @@ fn bare_task(id: &Id, state: TaskState, version: i64) -> TaskRow {
         pid: None,
         ttl: None,
         expires_at: None,
+        claimed_at: None,
         retry_at: None,
     }
 }

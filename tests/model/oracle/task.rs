@@ -69,12 +69,14 @@ impl Oracle {
 
     /// pending → acquired.
     fn grant(&mut self, id: &Id, pid: &Id, ttl: Millis) -> Reply {
-        let expires_at = self.now().saturating_add(ttl);
+        let now = self.now();
+        let expires_at = now.saturating_add(ttl);
         let task = self.task_mut(id);
         *task = TaskRow {
             pid: Some(pid.clone()),
             ttl: Some(ttl),
             expires_at: Some(expires_at),
+            claimed_at: Some(now),
             ..bare_task(id, TaskState::Acquired, task.version + 1)
         };
         Reply::Acquired {
@@ -193,7 +195,13 @@ impl Oracle {
                 (n, m) if n < m => "task.heartbeat: all but the dead",
                 _ => "task.heartbeat: all",
             });
-            alive.iter().for_each(|id| self.renew(id));
+            for id in &alive {
+                if self.was_named_lately(id) {
+                    self.renew(id);
+                } else {
+                    self.row("task.heartbeat: not named for ten leases");
+                }
+            }
         }
         for task in tasks {
             let found = self.task(&task.id);
@@ -214,9 +222,18 @@ impl Oracle {
             self.row(label);
             if label == "task.heartbeat: renewed" {
                 self.renew(&task.id);
+                let now = self.now();
+                self.task_mut(&task.id).claimed_at = Some(now);
             }
         }
         Reply::Done
+    }
+
+    /// Whether a heartbeat that lists nothing may still renew the lease.
+    fn was_named_lately(&self, id: &Id) -> bool {
+        let task = self.task(id).expect("looked up before");
+        let (ttl, named_at) = (task.ttl.unwrap_or(0), task.claimed_at.unwrap_or(0));
+        self.now() - named_at <= ttl.saturating_mul(10)
     }
 
     fn renew(&mut self, id: &Id) {

@@ -68,6 +68,7 @@ pub(super) fn task(id: &str, state: TaskState, version: i64) -> TaskRow {
         pid: None,
         ttl: None,
         expires_at: None,
+        claimed_at: None,
         retry_at: None,
     }
 }
