@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::serve::ListenerExt;
-use tokio::net::TcpListener;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::config::{Backend, Config, Synchronous};
@@ -31,6 +32,9 @@ use crate::store::sqlite::{Durability, SqliteStore};
 use crate::transport::http_push::{self, HttpPush};
 use crate::transport::poll::{self, Hub};
 
+/// How long a peer may leave sent data unconfirmed.
+const PEER_SILENCE_MAX: Duration = Duration::from_secs(30);
+
 /// Runs the server until `stop` is ready, and then until everything in flight has come to its end or
 /// `server.shutdown_timeout` has passed.
 ///
@@ -45,6 +49,9 @@ pub async fn run(
     let address = listener
         .local_addr()
         .context("the listener has no address")?;
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "cannot raise the limit of open files; streams count against it");
+    }
     let store = open_store(&config).await?;
     let grace = server.shutdown_timeout.as_duration();
 
@@ -119,9 +126,8 @@ async fn serve_until(
 ) -> anyhow::Result<()> {
     let (stopping, mut is_stopping) = watch::channel(false);
     let listener = listener.tap_io(|stream| {
-        // A step is milliseconds: no waiting for full segments.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        if let Err(error) = tune(stream) {
+            tracing::debug!(%error, "cannot tune a connection");
         }
     });
     let serving = axum::serve(listener, router).with_graceful_shutdown(async move {
@@ -141,6 +147,20 @@ async fn serve_until(
             Ok(())
         }
     }
+}
+
+/// A step is milliseconds: no waiting for full segments. A worker that vanished without a word is
+/// noticed when it does not confirm what is sent, rather than after the kernel's quarter of an hour.
+fn tune(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(&*stream);
+    let probes = TcpKeepalive::new()
+        .with_time(PEER_SILENCE_MAX)
+        .with_interval(PEER_SILENCE_MAX);
+    socket.set_tcp_keepalive(&probes)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(PEER_SILENCE_MAX))?;
+    Ok(())
 }
 
 async fn bind(host: &str, port: u16) -> anyhow::Result<TcpListener> {

@@ -1,8 +1,11 @@
 //! Background work: timers and the outbox. Woken by commits, by the nearest deadline and by streams
 //! that open; polling only repairs what a crash lost.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::task::JoinSet;
 
 use crate::engine::clock::Clock;
@@ -18,6 +21,9 @@ pub mod timers;
 
 use outbox::Outbox;
 use timers::Timers;
+
+/// Pause before a driver that ended is started again.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// The drivers of one engine, and what the engine tells of its commits.
 pub struct Drivers {
@@ -42,9 +48,11 @@ impl Drivers {
     pub fn start(self: &Arc<Self>, engine: &Arc<Engine>) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         let (drivers, timed) = (self.clone(), engine.clone());
-        tasks.spawn(async move { drivers.timers.run(&timed, &drivers.outbox).await });
+        tasks.spawn(for_ever("timers", async move || {
+            drivers.timers.run(&timed, &drivers.outbox).await;
+        }));
         let (outbox, engine) = (self.outbox.clone(), engine.clone());
-        tasks.spawn(async move { outbox.run(&engine).await });
+        tasks.spawn(for_ever("outbox", async move || outbox.run(&engine).await));
         tasks
     }
 }
@@ -85,4 +93,14 @@ fn occurrences(changes: &Changes) -> u64 {
         change.before.is_none() && changes.schedules.iter().any(|s| Some(&*s.id) == of)
     };
     u64::try_from(changes.objects.iter().filter(is_occurrence).count()).unwrap_or(u64::MAX)
+}
+
+/// Runs a driver again when it ends, which it does only by a defect: without it nothing would fire.
+async fn for_ever(name: &'static str, run: impl AsyncFn()) {
+    loop {
+        let outcome = AssertUnwindSafe(run()).catch_unwind().await;
+        let is_panic = outcome.is_err();
+        tracing::error!(driver = name, is_panic, "a driver ended; starting it again");
+        tokio::time::sleep(RESTART_PAUSE).await;
+    }
 }

@@ -13,8 +13,10 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -54,6 +56,8 @@ pub(super) struct Lane {
     pub clock: Arc<Clock>,
     pub config: machine::Config,
     pub hooks: Arc<dyn Hooks>,
+    /// Whether the last write failed because the storage is out.
+    pub is_out: AtomicBool,
 }
 
 /// What a committed batch leaves to do.
@@ -105,16 +109,21 @@ impl Lane {
             }
             match self.commit(&batch).await {
                 Ok(committed) => self.release(batch, committed).await,
+                // Nobody's fault: those who cannot wait longer are told, the others go on waiting.
+                Err(Failure::Store(error @ store::Error::Unavailable(_))) => {
+                    let now = Instant::now() + RETRY_PAUSE_MAX;
+                    let (given_up, waiting) =
+                        batch.into_iter().partition(|job| job.deadline <= now);
+                    refuse(given_up, &Failure::Store(error));
+                    open.push_front(waiting);
+                }
+                // Somebody's fault: each half by itself, until the culprit is alone.
                 Err(_) if batch.len() > 1 => {
                     let second = batch.split_off(batch.len() / 2);
                     open.push_front(second);
                     open.push_front(batch);
                 }
-                Err(failure) => {
-                    for job in batch {
-                        let _ = job.reply.send(Err(error_of(&failure)));
-                    }
-                }
+                Err(failure) => refuse(batch, &failure),
             }
         }
     }
@@ -128,16 +137,36 @@ impl Lane {
             .unwrap_or_else(Instant::now);
         let mut pause = RETRY_PAUSE_MIN;
         loop {
-            match self.attempt(batch).await {
-                Err(Failure::Store(store::Error::Unavailable(reason)))
+            // What a panic leaves half-made is dropped with the attempt, never committed.
+            let attempt = AssertUnwindSafe(self.attempt(batch)).catch_unwind();
+            let result = attempt.await.unwrap_or(Err(Failure::Panic));
+            self.note_health(&result);
+            match result {
+                Err(Failure::Store(store::Error::Unavailable(_)))
                     if Instant::now() + pause < deadline =>
                 {
-                    tracing::debug!(reason, "storage unavailable, trying again");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY_PAUSE_MAX);
                 }
                 result => return result,
             }
+        }
+    }
+
+    /// Logs a storage that is out once, and once when it is back.
+    fn note_health(&self, result: &Result<Committed, Failure>) {
+        match result {
+            Err(Failure::Store(error @ store::Error::Unavailable(_))) => {
+                if !self.is_out.swap(true, Ordering::Relaxed) {
+                    tracing::error!(%error, "the storage takes no writes; requests are held");
+                }
+            }
+            Ok(_) => {
+                if self.is_out.swap(false, Ordering::Relaxed) {
+                    tracing::warn!("the storage takes writes again");
+                }
+            }
+            Err(_) => {}
         }
     }
 
@@ -153,7 +182,7 @@ impl Lane {
             for input in &job.inputs {
                 // What came before in this batch may have uncovered more to look at.
                 load(&mut *tx, &mut ws, |ws| machine::missing(input, now, ws)).await?;
-                answers.push(self.decide(input, now, &mut ws)?);
+                answers.push(machine::decide(input, now, &mut ws, &self.config));
             }
             replies.push(answers);
         }
@@ -187,23 +216,21 @@ impl Lane {
         .await
     }
 
-    fn decide(&self, input: &Input, now: Millis, ws: &mut Workspace) -> Result<Reply, Failure> {
-        // The workspace is dropped with the attempt: a half-made decision is never committed.
-        let decided = catch_unwind(AssertUnwindSafe(|| {
-            machine::decide(input, now, ws, &self.config)
-        }));
-        decided.map_err(|_| Failure::Panic)
-    }
-
     async fn release(&self, batch: Vec<Job>, committed: Committed) {
         for (job, replies) in batch.into_iter().zip(committed.replies) {
             let _ = job.reply.send(Ok(replies));
         }
-        self.hooks.committed(&committed.changes);
-        if !committed.messages.is_empty() {
-            // The answer of a request leaves before the messages that it caused (clients.md).
-            tokio::task::yield_now().await;
+        if committed.changes.is_empty() && committed.messages.is_empty() {
+            return;
+        }
+        // The answer of a request leaves before the messages that it caused (clients.md).
+        tokio::task::yield_now().await;
+        let told = catch_unwind(AssertUnwindSafe(|| {
+            self.hooks.committed(&committed.changes);
             self.hooks.emit(committed.messages);
+        }));
+        if told.is_err() {
+            tracing::error!("a hook panicked; a sweep repeats what it has missed");
         }
     }
 }
@@ -236,6 +263,12 @@ fn collect(first: Job, queue: &mut mpsc::Receiver<Job>) -> (Vec<Job>, Option<Job
         batch.push(job);
     }
     (batch, None)
+}
+
+fn refuse(jobs: Vec<Job>, failure: &Failure) {
+    for job in jobs {
+        let _ = job.reply.send(Err(error_of(failure)));
+    }
 }
 
 fn error_of(failure: &Failure) -> Error {

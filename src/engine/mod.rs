@@ -24,6 +24,8 @@ use crate::store::{self, Changes, DeadlineKey, Queues, Store};
 pub mod clock;
 mod lane;
 mod snap;
+#[cfg(test)]
+mod tests;
 
 use clock::Clock;
 use lane::{Job, Lane};
@@ -109,6 +111,7 @@ impl Engine {
             clock: options.clock.clone(),
             config: options.config,
             hooks: options.hooks.clone(),
+            is_out: AtomicBool::new(false),
         };
         Arc::new(Engine {
             store: options.store,
@@ -137,7 +140,8 @@ impl Engine {
             Operation::Command(command) => self.command(command, debug_time, bytes).await,
             Operation::Query(query) => {
                 let now = debug_time.unwrap_or_else(|| self.clock.read_now());
-                self.query(query, now).await
+                let answer = tokio::time::timeout(self.request_deadline, self.query(query, now));
+                answer.await.unwrap_or_else(|_| Err(too_slow()))
             }
             Operation::Debug(debug) => self.debug(debug).await,
         }
@@ -198,9 +202,7 @@ impl Engine {
         match outcome.await {
             Ok(Some(result)) => result,
             Ok(None) => Err(Error::Unavailable("the server is stopping".to_owned())),
-            Err(_) => Err(Error::Unavailable(
-                "the storage did not answer in time; the request is safe to repeat".to_owned(),
-            )),
+            Err(_) => Err(too_slow()),
         }
     }
 
@@ -328,6 +330,12 @@ impl Engine {
         }
         self.store.close().await;
     }
+}
+
+fn too_slow() -> Error {
+    Error::Unavailable(
+        "the storage did not answer in time; the request is safe to repeat".to_owned(),
+    )
 }
 
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

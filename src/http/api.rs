@@ -79,7 +79,10 @@ async fn answer(app: &App, body: &Bytes, started_at: Instant) -> Response {
                 Error::Unavailable(_) => 503,
                 Error::Internal(_) => 500,
             };
-            tracing::error!(kind, status, %error, "request failed");
+            // A storage that is out is logged once, where it is noticed.
+            if let Error::Internal(_) = &error {
+                tracing::error!(kind, corr_id, %error, "request failed");
+            }
             log(kind, corr_id, status, started_at);
             respond(
                 status,

@@ -14,7 +14,7 @@ const LEVELS: [&str; 6] = ["trace", "debug", "info", "warn", "error", "off"];
 #[error("Unknown log level: '{0}'")]
 pub struct UnknownLevel(String);
 
-/// Starts the log. `level` is the configured level or filter; `rust_log`, if not empty, overrides
+/// Starts the log, and has panics logged. `level` is the configured level or filter; `rust_log`, if not empty, overrides
 /// it.
 ///
 /// Fails if either is not a filter, or if the process has a log already.
@@ -32,7 +32,12 @@ pub fn init(level: &str, rust_log: Option<&str>) -> anyhow::Result<()> {
     } else {
         subscriber.with_ansi(false).try_init()
     };
-    started.map_err(|error| anyhow::anyhow!("the log cannot be started: {error}"))
+    started.map_err(|error| anyhow::anyhow!("the log cannot be started: {error}"))?;
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = std::backtrace::Backtrace::capture();
+        tracing::error!(%panic, %backtrace, "panic");
+    }));
+    Ok(())
 }
 
 /// Reads a level, or a filter such as `info,resonate=debug`.

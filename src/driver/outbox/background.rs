@@ -27,7 +27,7 @@ impl Outbox {
     pub(super) async fn book_finished(
         &self,
         engine: &Engine,
-        mut finished: mpsc::UnboundedReceiver<Step>,
+        finished: &mut mpsc::UnboundedReceiver<Step>,
     ) {
         loop {
             let mut steps = Vec::with_capacity(STEPS_MAX);

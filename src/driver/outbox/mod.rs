@@ -81,7 +81,7 @@ pub struct Outbox {
     state: Mutex<State>,
     /// Bookkeeping steps of finished deliveries. Bounded by what is in flight.
     finished: mpsc::UnboundedSender<Step>,
-    finished_rx: Mutex<Option<mpsc::UnboundedReceiver<Step>>>,
+    finished_rx: tokio::sync::Mutex<mpsc::UnboundedReceiver<Step>>,
     held_back_changed: Notify,
     to_pump: Notify,
 }
@@ -112,7 +112,7 @@ impl Outbox {
             transports: OnceLock::new(),
             state: Mutex::default(),
             finished,
-            finished_rx: Mutex::new(Some(finished_rx)),
+            finished_rx: tokio::sync::Mutex::new(finished_rx),
             held_back_changed: Notify::new(),
             to_pump: Notify::new(),
         })
@@ -341,14 +341,9 @@ impl Outbox {
 
     /// Runs the bookkeeping until the task is dropped.
     pub async fn run(self: &Arc<Self>, engine: &Arc<Engine>) {
-        let finished = self
-            .finished_rx
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let Some(finished) = finished else { return };
+        let mut finished = self.finished_rx.lock().await;
         tokio::join!(
-            self.book_finished(engine, finished),
+            self.book_finished(engine, &mut finished),
             self.send_held_back(engine),
             self.pump_queues(engine),
             self.give_up_stale(engine),
