@@ -54,6 +54,7 @@ mod surface {
     mod delivery;
     mod http;
     mod lifecycle;
+    mod metrics;
     mod push;
     mod sse;
 }

@@ -280,6 +280,12 @@ pub fn forgets_on_restart() -> bool {
     forgets
 }
 
+/// A port that nobody listens on at the moment.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.local_addr().expect("it has an address").port()
+}
+
 /// An id that no other test of this run uses.
 pub fn unique(name: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -314,7 +320,12 @@ fn store_path(home: &Path) -> String {
 
 fn command(home: &Path, store: &str, extra: &[String]) -> Command {
     let mut command = bare_command(home);
-    command.args(serve_args(store)).args(extra);
+    let mut args = serve_args(store);
+    // A flag may stand only once.
+    if let Some(index) = args.iter().position(|arg| extra.contains(arg)) {
+        args.drain(index..index + 2);
+    }
+    command.args(args).args(extra);
     command
 }
 

@@ -227,3 +227,37 @@ fn concurrent_acquires_have_one_winner() {
     let losers = statuses.iter().filter(|status| **status == 409).count();
     assert_eq!((winners, losers), (1, 7), "{statuses:?}");
 }
+
+#[test]
+fn beyond_the_limit_a_request_waits_and_is_refused_at_the_deadline() {
+    let server = Server::with(&[
+        "--server-max-in-flight",
+        "1",
+        "--server-request-deadline",
+        "300",
+    ]);
+    // A request whose body is not there yet holds the only place.
+    let body = envelope("promise.get");
+    let whole = encode("POST", "/", &[], &body);
+    let mut slow = Connection::open(server.addr()).unwrap();
+    slow.write(&whole[..whole.len() - 1]).unwrap();
+
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let refused = loop {
+        let reply = server.request("POST", "/", &[], &body);
+        if reply.status() == 503 {
+            break reply;
+        }
+        // The server has not seen the slow one yet.
+        assert!(std::time::Instant::now() < deadline, "never refused");
+    };
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    let refused: serde_json::Value = serde_json::from_slice(&refused.body).unwrap();
+    assert_eq!(refused["head"]["status"], 503);
+    assert_eq!(refused["head"]["error"], "unavailable");
+    assert!(refused["data"].is_string(), "{refused}");
+
+    slow.write(&whole[whole.len() - 1..]).unwrap();
+    assert_eq!(slow.read_reply().unwrap().status(), 404);
+    assert_eq!(server.request("POST", "/", &[], &body).status(), 404);
+}
