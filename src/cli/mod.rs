@@ -52,8 +52,6 @@ enum Command {
 pub struct Invocation {
     /// The validated configuration.
     pub config: Config,
-    /// Whether it is `dev`.
-    pub is_dev: bool,
     /// `RUST_LOG`, which overrides `config.level`; see [`logging::init`].
     pub rust_log: Option<String>,
     warnings: Vec<String>,
@@ -121,7 +119,6 @@ fn load<A: Into<OsString> + Clone>(
     }
     Ok(Invocation {
         config,
-        is_dev,
         rust_log,
         warnings,
     })

@@ -158,7 +158,6 @@ fn flags_are_read() {
     ])
     .unwrap();
     let config = invocation.config;
-    assert!(!invocation.is_dev);
     assert!(config.debug);
     assert_eq!(config.server.port, 0);
     assert!(!config.transports.http_push.enabled);
@@ -170,7 +169,6 @@ fn flags_are_read() {
 #[test]
 fn dev_is_serve_in_memory() {
     let invocation = run(&["dev"]).unwrap();
-    assert!(invocation.is_dev);
     assert!(invocation.config.storage.sqlite.is_memory());
     let invocation = run(&["dev", "--storage-sqlite-path", "a.db"]).unwrap();
     assert_eq!(invocation.config.storage.sqlite.path, "a.db");

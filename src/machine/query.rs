@@ -7,8 +7,8 @@ use crate::store::{PromisePage, SchedulePage, TaskPage};
 
 use super::object::{Object, project};
 
-/// Rows fetched at a time while a search looks for matches.
-const SCAN_ROWS_MAX: usize = 1000;
+/// Rows fetched at a time while a search looks for matches: the largest page and one more.
+const SCAN_ROWS_MAX: usize = 1001;
 
 /// `promise.get`.
 pub fn promise(object: Option<&Object>, now: Millis) -> Reply {
@@ -36,7 +36,7 @@ pub fn schedule(schedule: Option<Schedule>) -> Reply {
 
 /// A search in progress: it asks for pages of candidates and keeps the matches until it has one more
 /// than the limit or there are no more rows.
-pub struct Search<T> {
+struct Search<T> {
     limit: usize,
     after: Option<Id>,
     found: Vec<T>,
@@ -54,13 +54,13 @@ impl<T> Search<T> {
     }
 
     /// Whether no further page is needed.
-    pub fn is_done(&self) -> bool {
+    fn is_done(&self) -> bool {
         self.is_exhausted || self.found.len() > self.limit
     }
 
     fn page_limit(&self) -> usize {
         // One more than the page tells whether there is a next one.
-        (self.limit + 1).clamp(100, SCAN_ROWS_MAX + 1)
+        (self.limit + 1).clamp(100, SCAN_ROWS_MAX)
     }
 
     fn take<R>(

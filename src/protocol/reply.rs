@@ -136,7 +136,6 @@ pub enum Refusal {
     PromiseNotTargeted,
     SuspendAwaitedNotFound,
     ScheduleNotFound,
-    DebugDisabled,
 }
 
 impl Refusal {
@@ -145,7 +144,6 @@ impl Refusal {
         use Refusal::*;
         match self {
             Invalid(_) => 400,
-            DebugDisabled => 403,
             PromiseNotFound | AwaitedNotFound | TaskNotFound | ScheduleNotFound => 404,
             TaskNotPending
             | TaskVersionMismatch
@@ -179,7 +177,6 @@ impl Refusal {
             TaskExists => "Already exists",
             PromiseNotTargeted => "The promise does not have a resonate:target tag",
             ScheduleNotFound => "Schedule not found",
-            DebugDisabled => "Debug operations are disabled",
         }
     }
 }
