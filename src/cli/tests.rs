@@ -1,3 +1,5 @@
+//! Flags, help and environment against the settings they stand for, and what a bad one is told.
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

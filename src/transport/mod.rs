@@ -56,7 +56,7 @@ impl std::fmt::Debug for Receipt {
     }
 }
 
-/// A message on its way out: JSON on one line, ASCII only (`spec/clients.md`, SSE), the same bytes on
+/// A message on its way out: JSON on one line, ASCII only (`clients.md`, SSE), the same bytes on
 /// every transport.
 #[derive(Debug)]
 pub struct Outgoing {

@@ -1,3 +1,5 @@
+//! Layers as a user gives them: a file, an environment, flags, and what is made of them.
+
 use std::path::Path;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Pushes to real targets on this machine: what counts as delivered, limits, closing, TLS.
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,3 +1,5 @@
+//! Streams polled by hand, on a clock that stands still: delivery, routing, room, keep-alive, the end.
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
