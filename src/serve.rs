@@ -56,15 +56,7 @@ pub async fn run(
     let grace = server.shutdown_timeout.as_duration();
 
     let clock = Arc::new(Clock::system());
-    let address_rules = Rules::default();
-    let outbox = Outbox::new(outbox::Settings {
-        server_url: server.public_url(address.port()),
-        address_rules: address_rules.clone(),
-        is_push_enabled: config.transports.http_push.enabled,
-        sweep_interval: config.messages.poll_interval.as_duration(),
-        sweep_max: config.messages.batch_size,
-        unblock_ttl_ms: config.messages.unblock_ttl.as_i64(),
-    });
+    let outbox = outbox(&config, address.port());
     let transports = transports(&config, &outbox)?;
     let (hub, push) = (transports.poll.clone(), transports.http_push.clone());
     outbox.connect(transports);
@@ -83,20 +75,7 @@ pub async fn run(
     });
     let mut tasks = drivers.start(&engine);
 
-    let app = Arc::new(App {
-        engine: engine.clone(),
-        hub: hub.clone(),
-        parse: parse::Context {
-            is_debug: config.debug,
-            address_rules,
-        },
-        limits: Limits::new(
-            server.max_body_size,
-            server.request_deadline.as_duration(),
-            server.max_in_flight,
-            server.max_in_flight_bytes,
-        ),
-    });
+    let app = app(&config, engine.clone(), hub.clone());
     let router = router(app, &server.cors.allow_origins);
     if config.observability.metrics_port != 0 {
         tasks.spawn(serve_metrics(
@@ -195,6 +174,40 @@ async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
             ))
         }
     }
+}
+
+/// No configured default project: Pub/Sub is not served.
+fn address_rules() -> Rules {
+    Rules::default()
+}
+
+fn outbox(config: &Config, bound_port: u16) -> Arc<Outbox> {
+    Outbox::new(outbox::Settings {
+        server_url: config.server.public_url(bound_port),
+        address_rules: address_rules(),
+        is_push_enabled: config.transports.http_push.enabled,
+        sweep_interval: config.messages.poll_interval.as_duration(),
+        sweep_max: config.messages.batch_size,
+        unblock_ttl_ms: config.messages.unblock_ttl.as_i64(),
+    })
+}
+
+fn app(config: &Config, engine: Arc<Engine>, hub: Hub) -> Arc<App> {
+    let server = &config.server;
+    Arc::new(App {
+        engine,
+        hub,
+        parse: parse::Context {
+            is_debug: config.debug,
+            address_rules: address_rules(),
+        },
+        limits: Limits::new(
+            server.max_body_size,
+            server.request_deadline.as_duration(),
+            server.max_in_flight,
+            server.max_in_flight_bytes,
+        ),
+    })
 }
 
 fn transports(config: &Config, outbox: &Arc<Outbox>) -> anyhow::Result<Transports> {
