@@ -47,7 +47,8 @@ struct ServerFlags {
     /// URL at which workers reach this server: `serverUrl` in execute messages
     #[arg(long, value_name = "URL")]
     server_url: Option<String>,
-    /// Grace for background work after HTTP has stopped, in milliseconds
+    /// How long requests in flight, and after them the storage, get to finish when the server
+    /// stops, in milliseconds
     #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     server_shutdown_timeout: Option<i64>,
     /// Largest request body, in bytes

@@ -21,7 +21,7 @@ pub struct Server {
     pub bind: String,
     /// Where workers reach this server, if not at `host` and `port`; see [`Server::public_url`].
     pub url: Option<HttpUrl>,
-    /// Grace for background work after HTTP has stopped.
+    /// How long requests in flight, and after them the storage, get to finish at the end.
     #[serde(deserialize_with = "value::at_least_zero")]
     pub shutdown_timeout: Millis,
     /// Largest request body, in bytes.
