@@ -3,7 +3,7 @@
 //! ```text
 //!   queue ─> collect (count, bytes) ─> load what is missing ─> decide in order ─> commit
 //!                                                                    │ failed      │ ok
-//!                        one by one, so that a culprit fails alone <─┘             ├─> replies
+//!                         by halves, so that a culprit fails alone <─┘             ├─> replies
 //!                                                                                  └─> hooks: messages, deadlines
 //! ```
 //!

@@ -1,5 +1,5 @@
 //! What may be in flight at once. A request takes its permit before its body is read: beyond the
-//! limits the server stops reading, and the socket is the queue (`design.md`, *Back-pressure*).
+//! limits the server stops reading, and the socket is the queue: memory does not grow with load.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -12,7 +12,10 @@
 //! | `schedule` | `protocol.md` §10, `semantics.md` §8 |
 //! | `query` | reads, projected |
 //! | `object` | `semantics.md` §1–3 |
-//! | `invariant` | `semantics.md` §11, §12: what must hold, for tests and debug assertions |
+//! | `workspace` | what a batch has loaded, and how its decisions left it |
+//! | `invariant` | `semantics.md` §11, §12: what must hold, for tests |
+
+use std::sync::Arc;
 
 use crate::protocol::operation::{Command, FenceAction};
 use crate::protocol::record::{Id, Millis, TaskState};
@@ -28,6 +31,7 @@ mod settle;
 mod task;
 pub mod workspace;
 
+use object::Object;
 use workspace::{Message, Workspace};
 
 /// First back-off of a failed `unblock` delivery; it doubles up to [`UNBLOCK_RETRY_MAX_MS`].
@@ -117,8 +121,7 @@ fn missing_of_command(command: &Command, now: Millis, ws: &Workspace, need: &mut
         }
         Command::TaskAcquire(op) => {
             want(ws, &op.id, need);
-            let is_pending =
-                |o: &&std::sync::Arc<object::Object>| o.task_state(now) == Some(TaskState::Pending);
+            let is_pending = |o: &&Arc<Object>| o.task_state(now) == Some(TaskState::Pending);
             want_branch_of(ws, ws.get(&op.id).filter(is_pending), need);
         }
         Command::TaskFence(op) => {
@@ -189,16 +192,9 @@ fn want_branch(ws: &Workspace, branch: Option<&str>, need: &mut Need) {
     }
 }
 
-fn want_branch_of(
-    ws: &Workspace,
-    object: Option<&std::sync::Arc<object::Object>>,
-    need: &mut Need,
-) {
-    want_branch(
-        ws,
-        object.and_then(|object| object.promise.tags.branch()),
-        need,
-    );
+fn want_branch_of(ws: &Workspace, object: Option<&Arc<Object>>, need: &mut Need) {
+    let branch = object.and_then(|object| object.promise.tags.branch());
+    want_branch(ws, branch, need);
 }
 
 /// Decides one input at `now`. What [`missing`] names must be loaded.

@@ -7,7 +7,7 @@ use crate::protocol::record::{Id, Millis, Promise, PromiseState, TaskState, Valu
 use crate::protocol::reply::{Refusal, Reply};
 
 use super::Config;
-use super::object::{Listener, Object, Task};
+use super::object::{Listener, Object, Task, deadline_state};
 use super::settle::{Settlement, settle};
 use super::task::dispatch;
 use super::workspace::Workspace;
@@ -74,7 +74,7 @@ pub(super) fn newborn(op: &PromiseCreate, born_at: Millis) -> Object {
         settled_at: None,
     };
     if op.timeout_at <= born_at {
-        promise.state = super::object::deadline_state(&promise);
+        promise.state = deadline_state(&promise);
         promise.created_at = op.timeout_at;
         promise.settled_at = Some(op.timeout_at);
     }

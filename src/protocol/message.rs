@@ -55,8 +55,8 @@ pub fn unblock(promise: &Promise) -> String {
     })
 }
 
-/// Serialises with everything outside printable ASCII escaped: clients cut streams between bytes, and at more
-/// line ends than `\n` (`clients.md`, SSE).
+/// Serialises with everything outside printable ASCII escaped: clients cut streams between bytes, and
+/// at more line ends than `\n` (`clients.md`, SSE).
 fn to_ascii(message: &impl Serialize) -> String {
     let text = serde_json::to_string(message).expect("records and strings always serialise");
     let is_plain = |character: char| matches!(character, ' '..='~');

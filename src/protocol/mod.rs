@@ -1,6 +1,6 @@
 //! The wire: records, operations, addresses, the envelope, validation and statuses.
 //!
-//! Owns every name, status and sentence that a client can see (`spec/protocol.md`). Knows no clock,
+//! Owns every name, status and sentence that a client can see (`protocol.md`). Knows no clock,
 //! no storage and no transport; everything above imports it, it imports nothing above.
 
 pub mod address;

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   lane:   begin -> load* -> commit        one open transaction per lane
-//!   reads:  read, branch, search, due …     committed state only, any number at once
+//!   reads:  read, promises, tasks, due …    committed state only, any number at once
 //! ```
 
 pub mod memory;

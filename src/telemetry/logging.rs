@@ -14,10 +14,11 @@ const LEVELS: [&str; 6] = ["trace", "debug", "info", "warn", "error", "off"];
 #[error("Unknown log level: '{0}'")]
 pub struct UnknownLevel(String);
 
-/// Starts the log, and has panics logged. `level` is the configured level or filter; `rust_log`, if not empty, overrides
-/// it.
+/// Starts the log, and has panics logged. `level` is the configured level or filter; `rust_log`, if
+/// not empty, overrides it.
 ///
-/// Fails if either is not a filter, or if the process has a log already.
+/// # Errors
+/// When either is not a filter, or the process has a log already.
 pub fn init(level: &str, rust_log: Option<&str>) -> anyhow::Result<()> {
     let filter = match rust_log.map(parse_rust_log).transpose()?.flatten() {
         Some(filter) => filter,

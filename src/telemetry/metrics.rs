@@ -1,4 +1,4 @@
-//! The metric catalogue: every series, its help and its labels, in one table (`protocol.md` §2,
+//! The metric catalogue: every series, its help and its labels, in one table (`protocol.md` §2.1,
 //! `transports.md` §7). Labels are bounded: a kind the protocol does not know is `unknown`.
 
 use std::sync::LazyLock;

@@ -1,5 +1,5 @@
 //! `kill -9` under concurrent writers: what was acknowledged is there, what was not is there whole or
-//! not at all (`design.md`, *Acknowledged means on disk*).
+//! not at all.
 //!
 //! Every writer takes one workflow after the other through the same eight steps. The stored state
 //! after the crash must be exactly that of the last acknowledged step, or of the one after it.

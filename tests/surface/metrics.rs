@@ -1,4 +1,4 @@
-//! The series of protocol §2 and transports §7, scraped from the metrics port.
+//! The series of protocol §2.1 and transports §7, scraped from the metrics port.
 
 use serde_json::json;
 

@@ -1,13 +1,13 @@
 //! The numbered properties of `semantics.md` §11 (every state) and §12 (every transition), as
 //! predicates over a state laid out the way the specification lays it out.
 //!
-//! One table each: [`INVARIANTS`] and [`PROPERTIES`]. A breach is a [`Violation`]
-//! under the specification's portable name. Nothing here asks the machine what is right: projection,
+//! One table each: [`INVARIANTS`] and [`PROPERTIES`]. A breach is a [`Violation`] under the
+//! specification's portable name. Nothing here asks the machine what is right: projection,
 //! tags and edges are written out again from the specification, so that a mistake in the machine
 //! cannot excuse itself.
 //!
 //! Model tests check everything after every step; [`check_object`] is the part that a single object
-//! can answer for, cheap enough for a debug assertion.
+//! can answer for.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
