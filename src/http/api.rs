@@ -1,15 +1,16 @@
 //! `POST /`: extract, execute, wrap.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::response::Response;
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::engine::Error;
 use crate::protocol::envelope::{self, Rejection, UNKNOWN_CORR_ID, UNKNOWN_KIND};
@@ -22,6 +23,14 @@ use super::App;
 
 const TOO_LARGE: &str = "Request body too large";
 const OVERLOADED: &str = "Service unavailable: too many requests in flight; safe to retry";
+/// For how long a body may stand still. It has a place already: a few that never come to their end
+/// would shut everybody out. Below the time that others wait for a place.
+const BODY_SILENCE_MAX: Duration = Duration::from_secs(5);
+/// How much of a body that is too large is read and thrown away before it is refused, and for how
+/// long. Most clients write all of it before they look for an answer, and would find the connection
+/// broken instead of the 413.
+const DISCARDED_BYTES_MAX: usize = 256 * 1024 * 1024;
+const DISCARDING_MAX: Duration = Duration::from_secs(5);
 /// Seconds after which a refused client may come back.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
@@ -30,17 +39,29 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
     let started_at = Instant::now();
     let announced = content_length(request.headers());
     if announced.is_some_and(|bytes| bytes > app.limits.body_bytes_max) {
+        // Who asks first sends nothing when told no.
+        if !request.headers().contains_key(header::EXPECT) {
+            discard(request.into_body()).await;
+        }
         return refused(413, TOO_LARGE, started_at);
     }
     let reserved = announced.unwrap_or(app.limits.body_bytes_max);
-    let Some(_permit) = app.limits.admit(reserved).await else {
+    let Some(permit) = app.limits.admit(reserved).await else {
         return refused(503, OVERLOADED, started_at);
     };
-    let body = match read_body(request.into_body(), app.limits.body_bytes_max).await {
-        Ok(body) => body,
-        Err((status, message)) => return refused(status, &message, started_at),
-    };
-    answer(&app, &body, started_at).await
+    let mut body = request.into_body();
+    match read_body(&mut body, app.limits.body_bytes_max).await {
+        Ok(bytes) => answer(&app, &bytes, started_at).await,
+        Err(Unread::TooLarge) => {
+            drop(permit);
+            discard(body).await;
+            refused(413, TOO_LARGE, started_at)
+        }
+        Err(Unread::Broken(reason)) => {
+            let message = format!("Invalid request envelope: {reason}");
+            refused(400, &message, started_at)
+        }
+    }
 }
 
 async fn answer(app: &App, body: &Bytes, started_at: Instant) -> Response {
@@ -122,16 +143,42 @@ fn content_length(headers: &HeaderMap) -> Option<usize> {
         .ok()
 }
 
-async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, (u16, String)> {
-    match Limited::new(body, bytes_max).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
-            Err((413, TOO_LARGE.to_owned()))
+/// Why there is no whole body.
+enum Unread {
+    TooLarge,
+    Broken(String),
+}
+
+async fn read_body(body: &mut Body, bytes_max: usize) -> Result<Bytes, Unread> {
+    let mut read = BytesMut::new();
+    loop {
+        let frame = match timeout(BODY_SILENCE_MAX, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(None) => return Ok(read.freeze()),
+            Ok(Some(Err(error))) => {
+                return Err(Unread::Broken(format!("the body ended early: {error}")));
+            }
+            Err(_) => return Err(Unread::Broken("the body stopped arriving".to_owned())),
+        };
+        // Trailers say nothing.
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if data.len() > bytes_max - read.len() {
+            return Err(Unread::TooLarge);
         }
-        Err(error) => Err((
-            400,
-            format!("Invalid request envelope: the body ended early: {error}"),
-        )),
+        read.extend_from_slice(&data);
+    }
+}
+
+async fn discard(mut body: Body) {
+    let deadline = Instant::now() + DISCARDING_MAX;
+    let mut bytes = 0;
+    while bytes < DISCARDED_BYTES_MAX {
+        let Ok(Some(Ok(frame))) = timeout_at(deadline, body.frame()).await else {
+            return;
+        };
+        bytes += frame.data_ref().map_or(0, Bytes::len);
     }
 }
 

@@ -47,7 +47,11 @@ pub struct App {
 pub fn router(app: Arc<App>, allow_origins: &[String]) -> Router {
     let router = Router::new()
         .route("/", post(api::handle))
-        .route("/poll/{group}/{id}", get(poll::handle))
+        .route(
+            "/poll/{group}/{id}",
+            // A stream without a body would take messages from those who listen.
+            get(poll::handle).head(|| async { StatusCode::METHOD_NOT_ALLOWED }),
+        )
         .route("/health", get(|| async { StatusCode::OK }))
         .route("/ready", get(ready))
         .with_state(app);

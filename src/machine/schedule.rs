@@ -13,6 +13,9 @@ use super::workspace::Workspace;
 /// Occurrences fired in one step; the rest follows at once.
 const OCCURRENCES_MAX: usize = 100;
 
+/// Bytes that their promises may take up, unless it is only one.
+const OCCURRENCES_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// `schedule.create`.
 pub(super) fn create(ws: &mut Workspace, op: &ScheduleCreate, now: Millis) -> Reply {
     if let Some(existing) = ws.schedule(&op.id) {
@@ -95,7 +98,8 @@ fn occurrences(schedule: &Schedule, now: Millis) -> (Vec<Millis>, Millis) {
         return (due, next);
     }
     let cron = Cron::parse(&schedule.cron);
-    while next <= now && due.len() < OCCURRENCES_MAX {
+    let due_max = occurrences_max(schedule, next);
+    while next <= now && due.len() < due_max {
         due.push(next);
         next = cron
             .as_ref()
@@ -106,6 +110,16 @@ fn occurrences(schedule: &Schedule, now: Millis) -> (Vec<Millis>, Millis) {
         }
     }
     (due, next)
+}
+
+/// How many occurrences one step may fire.
+fn occurrences_max(schedule: &Schedule, at: Millis) -> usize {
+    let tags = schedule.promise_tags.iter();
+    let tags: usize = tags.map(|(name, value)| name.len() + value.len()).sum();
+    // The id, and the injected tags that repeat it.
+    let ids = 5 * promise_id(schedule, at).len();
+    let bytes = schedule.promise_param.as_json().len() + tags + ids;
+    (OCCURRENCES_BYTES_MAX / bytes.max(1)).clamp(1, OCCURRENCES_MAX)
 }
 
 fn promise_id(schedule: &Schedule, at: Millis) -> Id {

@@ -4,6 +4,21 @@ use super::address::{Address, Rules};
 use super::cron::Cron;
 use super::record::{Millis, Tags, ValueParts, parse_delay, tag};
 
+/// Longest id that a schedule may make.
+const PROMISE_ID_BYTES_MAX: usize = 64 * 1024;
+/// Digits of the latest instant.
+const INSTANT_DIGITS_MAX: usize = 19;
+
+/// An upper bound of what a schedule's template becomes.
+fn substituted_bytes_max(template: &str, schedule_id: &str) -> usize {
+    let ids = template.matches("{{.id}}").count();
+    let instants = template.matches("{{.timestamp}}").count();
+    template
+        .len()
+        .saturating_add(ids.saturating_mul(schedule_id.len()))
+        .saturating_add(instants.saturating_mul(INSTANT_DIGITS_MAX))
+}
+
 /// The violations found in one request, in the order of its fields.
 #[derive(Debug, Default)]
 pub(super) struct Violations(Vec<String>);
@@ -63,6 +78,10 @@ impl Violations {
         }
     }
 
+    pub fn cursor(&mut self, cursor: &str) {
+        self.no_nul("Cursor", cursor);
+    }
+
     /// The page size, checked.
     pub fn limit(&mut self, limit: Option<i64>, default: usize) -> usize {
         match limit {
@@ -110,7 +129,7 @@ impl Violations {
         }
     }
 
-    fn no_nul_tags(&mut self, tags: &Tags) {
+    pub fn no_nul_tags(&mut self, tags: &Tags) {
         for (name, value) in tags.iter() {
             self.no_nul("Tags", name);
             self.no_nul("Tags", value);
@@ -154,6 +173,16 @@ impl Violations {
         }
         if tags.is_timer() {
             self.push("Action must not have a resonate:timer tag");
+        }
+    }
+
+    /// Every occurrence writes the id, and its tags, anew: a few bytes must not become gigabytes.
+    pub fn template(&mut self, template: &str, schedule_id: &str) {
+        self.id("Promise ID template", template);
+        if substituted_bytes_max(template, schedule_id) > PROMISE_ID_BYTES_MAX {
+            self.push(format!(
+                "Promise ID template must make ids of at most {PROMISE_ID_BYTES_MAX} bytes"
+            ));
         }
     }
 

@@ -138,7 +138,8 @@ pub struct PromisePage {
     pub state: Option<PromiseState>,
     /// See `state`.
     pub or_due: Option<Millis>,
-    /// Only rows with all these tags.
+    /// Only rows with all these tags; of many, a back end need look at a few only, and callers look at
+    /// all.
     pub tags: Tags,
     /// Exclusive lower bound.
     pub after: Option<Id>,
@@ -162,7 +163,7 @@ pub struct TaskPage {
 /// A page of schedules.
 #[derive(Clone, Debug)]
 pub struct SchedulePage {
-    /// Only schedules whose promise tags contain all these.
+    /// Only schedules whose promise tags contain all these; see [`PromisePage::tags`].
     pub tags: Tags,
     /// Exclusive lower bound.
     pub after: Option<Id>,

@@ -223,3 +223,22 @@ fn the_default_limit_is_100() {
         json!({"promises": [pending("p100", 9_000, 1_000, json!({}))]})
     );
 }
+
+#[test]
+fn a_search_for_very_many_tags_is_answered() {
+    let server = shared();
+    let id = unique("tags");
+    let count = 20_000;
+    let tags = |last: &str| {
+        let mut tags: serde_json::Map<String, Value> = (0..count)
+            .map(|number| (format!("{id}{number}"), json!("v")))
+            .collect();
+        tags.insert(format!("{id}z"), json!(last));
+        Value::Object(tags)
+    };
+    let created = server.client().create(&id, i64::MAX, tags("v"));
+    let found = server.ok("promise.search", json!({"tags": tags("v")}));
+    assert_eq!(found, json!({"promises": [created]}));
+    let found = server.ok("promise.search", json!({"tags": tags("w")}));
+    assert_eq!(found, json!({"promises": []}));
+}

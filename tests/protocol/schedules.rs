@@ -15,6 +15,22 @@ fn schedule(id: &str, cron: &str) -> Value {
 }
 
 #[test]
+fn what_an_occurrence_would_cost_is_bounded() {
+    let server = shared();
+    // Every occurrence would write these ids several times over.
+    let template = "{{.id}}".repeat(10_000);
+    for id in ["i".repeat(10), "i".repeat(100_000)] {
+        let data = with(schedule(&id, "* * * * * *"), json!({"promiseId": template}));
+        let message = "Promise ID template must make ids of at most 65536 bytes";
+        server.refused("schedule.create", data, 400, message);
+    }
+    // A list that takes seconds to read.
+    let cron = format!("{} * * * *", vec!["1"; 100_000].join(","));
+    let data = schedule("long", &cron);
+    server.refused("schedule.create", data, 400, "Invalid cron expression");
+}
+
+#[test]
 fn create_fields_follow_their_rules() {
     let server = shared();
     let good = schedule("s", "* * * * *");

@@ -101,6 +101,17 @@ fn row_11_a_field_of_the_wrong_type_is_named() {
             "tags",
         ),
         ("promise.settle", json!({"id": "a", "state": 1}), "state"),
+        (
+            "promise.settle",
+            json!({"id": "a", "state": {"resolved": null}}),
+            "state",
+        ),
+        (
+            "promise.search",
+            json!({"state": {"pending": null}}),
+            "state",
+        ),
+        ("task.search", json!({"state": {"pending": null}}), "state"),
         ("task.heartbeat", json!({"pid": "p", "tasks": {}}), "tasks"),
         (
             "task.heartbeat",
@@ -288,6 +299,8 @@ fn unknown_fields_are_ignored_everywhere() {
     let promise = &response.expect_status(200)["promise"];
     assert_eq!(promise["param"], json!({"data": "x"}), "{response}");
     assert_eq!(server.client().get(&id), *promise);
+    server.ok("task.search", json!({"tags": 7}));
+    server.ok("schedule.search", json!({"state": 7}));
 }
 
 #[test]
@@ -382,6 +395,12 @@ fn null_bytes_are_refused_in_ids_tags_headers_addresses_and_data() {
         ),
         ("schedule.get", json!({"id": z})),
         ("schedule.delete", json!({"id": z})),
+        ("promise.search", json!({"cursor": z})),
+        ("promise.search", json!({"tags": {"k": z}})),
+        ("promise.search", json!({"tags": {z: "v"}})),
+        ("task.search", json!({"cursor": z})),
+        ("schedule.search", json!({"cursor": z})),
+        ("schedule.search", json!({"tags": {"k": z}})),
         ("schedule.create", schedule("id", json!(z))),
         ("schedule.create", schedule("cron", json!("* * * * *\u{0}"))),
         ("schedule.create", schedule("promiseId", json!(z))),

@@ -57,6 +57,7 @@ fn a_known_path_with_another_method_is_405_and_empty() {
         ("POST", "/health"),
         ("DELETE", "/ready"),
         ("POST", "/poll/g/id"),
+        ("HEAD", "/poll/g/id"),
         ("PUT", "/poll/g/id"),
     ] {
         let reply = server.request(method, path, &[], b"");
@@ -260,4 +261,41 @@ fn beyond_the_limit_a_request_waits_and_is_refused_at_the_deadline() {
     slow.write(&whole[whole.len() - 1..]).unwrap();
     assert_eq!(slow.read_reply().unwrap().status(), 404);
     assert_eq!(server.request("POST", "/", &[], &body).status(), 404);
+}
+
+#[test]
+fn a_body_that_stops_arriving_gives_its_place_back() {
+    let server = Server::with(&["--server-max-in-flight", "1"]);
+    let body = envelope("promise.get");
+    let whole = encode("POST", "/", &[], &body);
+    let mut stuck = Connection::open(server.addr()).unwrap();
+    stuck.write(&whole[..whole.len() - 1]).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+
+    assert_eq!(server.request("POST", "/", &[], &body).status(), 404);
+    let reply = stuck.read_reply().unwrap();
+    let message = "Invalid request envelope: the body stopped arriving";
+    Response::read(b"", &reply).expect(400, &json!(message));
+}
+
+#[test]
+fn who_writes_a_body_that_is_too_large_to_its_end_is_told_so() {
+    let server = Server::with(&["--server-max-body-size", "1000"]);
+    let body = vec![b'x'; 20_000_000];
+    let mut announced = encode("POST", "/", &[], &body);
+    let mut chunked = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+    for chunk in body.chunks(1_000_000) {
+        chunked.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
+        chunked.extend(chunk);
+        chunked.extend(b"\r\n");
+    }
+    chunked.extend(b"0\r\n\r\n");
+    for request in [&mut announced, &mut chunked] {
+        let mut connection = Connection::open(server.addr()).unwrap();
+        connection
+            .write(request)
+            .expect("the server reads all of it");
+        let reply = connection.read_reply().unwrap();
+        Response::read(b"", &reply).expect(413, &json!("Request body too large"));
+    }
 }

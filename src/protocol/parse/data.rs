@@ -1,14 +1,16 @@
 //! How `data` is read: objects only, with the offending field named.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeOwned, Deserializer, IntoDeserializer, MapAccess, Visitor,
+};
 use serde_json::value::RawValue;
 
 use super::{Parsed, Problem};
-use crate::protocol::record::{Value, ValueParts};
+use crate::protocol::record::{Id, Value, ValueParts};
 use crate::protocol::rules::Violations;
 
 #[derive(serde::Deserialize)]
@@ -27,27 +29,33 @@ pub(super) fn id<I: From<String>>(
     Ok(id.into())
 }
 
+/// What all searches take. What one of them does not, it ignores whatever it holds.
 #[derive(serde::Deserialize)]
-pub(super) struct SearchData<S> {
+pub(super) struct SearchData<S, T> {
     #[serde(default = "none")]
     pub state: Option<S>,
+    #[serde(default = "none")]
+    pub tags: Option<T>,
     #[serde(default)]
-    pub tags: Option<BTreeMap<String, String>>,
+    limit: Option<i64>,
     #[serde(default)]
-    pub limit: Option<i64>,
-    #[serde(default)]
-    pub cursor: Option<String>,
+    cursor: Option<String>,
 }
 
 fn none<T>() -> Option<T> {
     None
 }
 
-pub(super) fn limit(limit: Option<i64>, default: usize) -> Parsed<usize> {
-    let mut violations = Violations::default();
-    let limit = violations.limit(limit, default);
-    finish(violations)?;
-    Ok(limit)
+impl<S, T> SearchData<S, T> {
+    /// The page wanted: how many, after what.
+    pub fn page(&self, default: usize, violations: &mut Violations) -> (usize, Option<Id>) {
+        let cursor = self.cursor.as_deref();
+        violations.cursor(cursor.unwrap_or_default());
+        (
+            violations.limit(self.limit, default),
+            cursor.map(Into::into),
+        )
+    }
 }
 
 pub(super) fn value(parts: Option<MapOnly<ValueParts>>, violations: &mut Violations) -> Value {
@@ -115,5 +123,15 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for MapOnly<T> {
         }
 
         deserializer.deserialize_map(OnlyMap(PhantomData))
+    }
+}
+
+/// Reads a variant from its name only; serde's own would take an object `{name: null}` too.
+pub(super) struct Name<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Name<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = Cow::<str>::deserialize(deserializer)?;
+        T::deserialize(name.into_deserializer()).map(Name)
     }
 }

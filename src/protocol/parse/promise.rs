@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 
 use super::Parsed;
-use super::data::{MapOnly, SearchData, finish, limit, read, value};
+use super::data::{MapOnly, Name, SearchData, finish, read, value};
 use crate::protocol::address::Rules;
 use crate::protocol::operation::{Command, PromiseCreate, PromiseSearch, PromiseSettle, Query};
 use crate::protocol::record::{Millis, PromiseState, Tags, ValueParts, Verdict};
@@ -50,7 +50,7 @@ pub(super) fn build_create(
 #[derive(serde::Deserialize)]
 pub(super) struct SettleData {
     id: String,
-    state: Verdict,
+    state: Name<Verdict>,
     #[serde(default)]
     value: Option<MapOnly<ValueParts>>,
 }
@@ -67,7 +67,7 @@ pub(super) fn build_settle(data: SettleData, violations: &mut Violations) -> Pro
     let value = value(data.value, violations);
     PromiseSettle {
         id: data.id.into(),
-        state: data.state,
+        state: data.state.0,
         value,
     }
 }
@@ -111,11 +111,16 @@ pub(super) fn register_listener(data: &RawValue, rules: &Rules) -> Parsed<Comman
 }
 
 pub(super) fn promise_search(data: &RawValue) -> Parsed<Query> {
-    let data: SearchData<PromiseState> = read(data)?;
+    let data: SearchData<Name<PromiseState>, BTreeMap<String, String>> = read(data)?;
+    let mut violations = Violations::default();
+    let (limit, cursor) = data.page(100, &mut violations);
+    let tags = Tags::new(data.tags.unwrap_or_default());
+    violations.no_nul_tags(&tags);
+    finish(violations)?;
     Ok(Query::PromiseSearch(PromiseSearch {
-        state: data.state,
-        tags: Tags::new(data.tags.unwrap_or_default()),
-        limit: limit(data.limit, 100)?,
-        cursor: data.cursor.map(Into::into),
+        state: data.state.map(|Name(state)| state),
+        tags,
+        limit,
+        cursor,
     }))
 }

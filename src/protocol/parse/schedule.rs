@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::Parsed;
-use super::data::{MapOnly, SearchData, finish, limit, read, value};
+use super::data::{MapOnly, SearchData, finish, read, value};
 use crate::protocol::address::Rules;
 use crate::protocol::operation::{Command, Query, ScheduleCreate, ScheduleSearch};
 use crate::protocol::record::{Millis, Tags, ValueParts};
@@ -28,7 +29,7 @@ pub(super) fn schedule_create(data: &RawValue, rules: &Rules) -> Parsed<Command>
     let mut violations = Violations::default();
     violations.schedule_id(&data.id);
     violations.cron(&data.cron);
-    violations.id("Promise ID template", &data.promise_id);
+    violations.template(&data.promise_id, &data.id);
     violations.not_negative("Promise timeout", data.promise_timeout);
     let promise_param = value(data.promise_param, &mut violations);
     let promise_tags = Tags::new(data.promise_tags.unwrap_or_default());
@@ -45,10 +46,15 @@ pub(super) fn schedule_create(data: &RawValue, rules: &Rules) -> Parsed<Command>
 }
 
 pub(super) fn schedule_search(data: &RawValue) -> Parsed<Query> {
-    let data: SearchData<serde::de::IgnoredAny> = read(data)?;
+    let data: SearchData<IgnoredAny, BTreeMap<String, String>> = read(data)?;
+    let mut violations = Violations::default();
+    let (limit, cursor) = data.page(10, &mut violations);
+    let tags = Tags::new(data.tags.unwrap_or_default());
+    violations.no_nul_tags(&tags);
+    finish(violations)?;
     Ok(Query::ScheduleSearch(ScheduleSearch {
-        tags: Tags::new(data.tags.unwrap_or_default()),
-        limit: limit(data.limit, 10)?,
-        cursor: data.cursor.map(Into::into),
+        tags,
+        limit,
+        cursor,
     }))
 }

@@ -1,9 +1,10 @@
 //! `data` of `task.*`, and of the requests nested in it.
 
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::Parsed;
-use super::data::{IdData, MapOnly, SearchData, finish, invalid, limit, read, read_as};
+use super::data::{IdData, MapOnly, Name, SearchData, finish, invalid, read, read_as};
 use super::promise::{CallbackData, build_create, build_settle};
 use crate::protocol::address::Rules;
 use crate::protocol::operation::{
@@ -131,7 +132,7 @@ impl ActedData {
 pub(super) fn task_fence(data: &RawValue, rules: &Rules) -> Parsed<Command> {
     let mut violations = Violations::default();
     let (task, action) = read::<ActedData>(data)?.split(&mut violations);
-    let inner_id = serde_json::from_str::<IdData>(action.data.get()).ok();
+    let inner_id = read::<IdData>(&action.data).ok();
     if inner_id.is_some_and(|inner| inner.id == *task.id) {
         violations.push("Action ID must not equal the task ID");
         return Err(invalid(violations));
@@ -235,10 +236,13 @@ pub(super) fn task_fulfill(data: &RawValue) -> Parsed<Command> {
 }
 
 pub(super) fn task_search(data: &RawValue) -> Parsed<Query> {
-    let data: SearchData<TaskState> = read(data)?;
+    let data: SearchData<Name<TaskState>, IgnoredAny> = read(data)?;
+    let mut violations = Violations::default();
+    let (limit, cursor) = data.page(100, &mut violations);
+    finish(violations)?;
     Ok(Query::TaskSearch(TaskSearch {
-        state: data.state,
-        limit: limit(data.limit, 100)?,
-        cursor: data.cursor.map(Into::into),
+        state: data.state.map(|Name(state)| state),
+        limit,
+        cursor,
     }))
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   begin ─> lock ─> Writer (one connection) ── load*, commit        writer.rs, encode.rs
-//!   read, search, due, … ─> a few read-only connections             this file
+//!   read, due, …         ─> a few read-only connections             this file
+//!   search               ─> others: they may have to look at every row
 //!   rows ─> objects                                                 decode.rs
 //! ```
 //!
@@ -19,6 +20,7 @@
 //! | load, then settle them          | 2.4k |  18k |  33k |  35k |
 //! | create promises and their tasks | 2.5k |  10k |  11k |  15k |
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -51,6 +53,15 @@ pub use file::Durability;
 /// How many reads run at once.
 const READERS_MAX: u32 = 4;
 
+/// How many searches run at once. A statement that finds nothing runs to its end, whether anybody
+/// still waits for it or not.
+const SEARCHERS_MAX: u32 = 2;
+
+/// How many tags, and bytes of them, a statement looks for: each costs a walk through the tags of
+/// every row.
+const WANTED_TAGS_MAX: usize = 16;
+const WANTED_BYTES_MAX: usize = 4096;
+
 /// How long a read waits for one of the connections.
 const READER_WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -58,6 +69,7 @@ const READER_WAIT_MAX: Duration = Duration::from_secs(5);
 pub struct SqliteStore {
     writer: Mutex<Writer>,
     readers: SqlitePool,
+    searchers: SqlitePool,
     lock: LockFile,
 }
 
@@ -73,16 +85,19 @@ impl SqliteStore {
             options,
             connection,
         } = file::open(path, durability).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS_MAX)
-            .acquire_timeout(READER_WAIT_MAX)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .test_before_acquire(false)
-            .connect_lazy_with(file::reader_options(&options));
+        let pool = |connections| {
+            SqlitePoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(READER_WAIT_MAX)
+                .idle_timeout(None)
+                .max_lifetime(None)
+                .test_before_acquire(false)
+                .connect_lazy_with(file::reader_options(&options))
+        };
         Ok(SqliteStore {
+            readers: pool(READERS_MAX),
+            searchers: pool(SEARCHERS_MAX),
             writer: Mutex::new(Writer::new(options, connection)),
-            readers,
             lock,
         })
     }
@@ -90,12 +105,31 @@ impl SqliteStore {
     /// Runs a query on a read-only connection.
     async fn all<T>(
         &self,
-        query: sqlx::query::Query<'_, sqlx::Sqlite, SqliteArguments>,
+        query: Query<'_>,
         decode: fn(&SqliteRow) -> Result<T>,
     ) -> Result<Vec<T>> {
-        let rows = query.fetch_all(&self.readers).await;
-        rows.map_err(|e| classify(&e))?.iter().map(decode).collect()
+        all(&self.readers, query, decode).await
     }
+
+    /// Runs a query that may look at every row.
+    async fn search<T>(
+        &self,
+        query: Query<'_>,
+        decode: fn(&SqliteRow) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        all(&self.searchers, query, decode).await
+    }
+}
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, SqliteArguments>;
+
+async fn all<T>(
+    pool: &SqlitePool,
+    query: Query<'_>,
+    decode: fn(&SqliteRow) -> Result<T>,
+) -> Result<Vec<T>> {
+    let rows = query.fetch_all(pool).await;
+    rows.map_err(|e| classify(&e))?.iter().map(decode).collect()
 }
 
 /// The argument of a statement that takes ids.
@@ -105,7 +139,16 @@ fn ids<'a>(ids: impl IntoIterator<Item = &'a Id>) -> String {
 
 /// The argument of a tag filter; none matches all rows.
 fn wanted(tags: &Tags) -> Option<String> {
-    (*tags != Tags::default()).then(|| json(tags))
+    let mut bytes = 0;
+    let few: BTreeMap<&str, &str> = tags
+        .iter()
+        .take(WANTED_TAGS_MAX)
+        .take_while(|(name, value)| {
+            bytes += name.len() + value.len();
+            bytes <= WANTED_BYTES_MAX
+        })
+        .collect();
+    (!few.is_empty()).then(|| json(&few))
 }
 
 fn limit(rows: usize) -> i64 {
@@ -155,7 +198,7 @@ impl Store for SqliteStore {
             .bind(page.or_due)
             .bind(wanted(&page.tags))
             .bind(limit(page.limit));
-        self.all(query, decode::promise).await
+        self.search(query, decode::promise).await
     }
 
     async fn tasks(&self, page: &TaskPage) -> Result<Vec<Object>> {
@@ -164,7 +207,7 @@ impl Store for SqliteStore {
             .bind(page.state.map(|state| state.as_str()))
             .bind(page.or_due)
             .bind(limit(page.limit));
-        self.all(query, decode::object).await
+        self.search(query, decode::object).await
     }
 
     async fn schedules(&self, page: &SchedulePage) -> Result<Vec<Schedule>> {
@@ -172,7 +215,7 @@ impl Store for SqliteStore {
             .bind(page.after.as_deref())
             .bind(wanted(&page.tags))
             .bind(limit(page.limit));
-        self.all(query, decode::schedule).await
+        self.search(query, decode::schedule).await
     }
 
     async fn due(&self, until: Millis, queues: Queues<'_>, rows: usize) -> Result<Vec<Deadline>> {
@@ -252,6 +295,7 @@ impl Store for SqliteStore {
     async fn close(&self) {
         // Readers first: the log cannot be truncated under them.
         self.readers.close().await;
+        self.searchers.close().await;
         self.writer.lock().await.close().await;
         self.lock.release();
     }

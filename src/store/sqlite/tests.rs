@@ -56,6 +56,19 @@ async fn insert(store: &SqliteStore, names: &[&str]) -> Result<()> {
     store.begin().await?.commit(&inserted(names)).await
 }
 
+#[tokio::test]
+async fn searches_do_not_keep_other_reads_waiting() {
+    let (store, _directory) = open().await;
+    insert(&store, &["a"]).await.unwrap();
+    let mut busy = Vec::new();
+    for _ in 0..SEARCHERS_MAX {
+        busy.push(store.searchers.acquire().await.unwrap());
+    }
+    assert_eq!(store.read(&["a".into()]).await.unwrap().len(), 1);
+    store.ping().await.unwrap();
+    drop(busy);
+}
+
 async fn stored(store: &SqliteStore) -> Vec<String> {
     let objects = store.dump().await.unwrap().objects;
     objects.iter().map(|o| o.promise.id.to_string()).collect()
