@@ -20,6 +20,9 @@ pub struct Clock {
 enum Source {
     System,
     Manual,
+    /// Follows tokio's clock, which tests may pause.
+    #[cfg(test)]
+    Simulated(tokio::time::Instant),
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +49,17 @@ impl Clock {
                 last: now,
                 ..State::default()
             }),
+        }
+    }
+
+    /// A clock that starts at `now` and follows tokio's, for tests.
+    #[cfg(test)]
+    pub fn simulated(now: Millis) -> Self {
+        let started_at =
+            tokio::time::Instant::now() - std::time::Duration::from_millis(now.unsigned_abs());
+        Clock {
+            source: Source::Simulated(started_at),
+            state: Mutex::default(),
         }
     }
 
@@ -78,8 +92,13 @@ impl Clock {
     }
 
     fn advance(&self, state: &mut State) -> Millis {
-        if let Source::System = self.source {
-            state.last = state.last.max(wall_ms());
+        match self.source {
+            Source::System => state.last = state.last.max(wall_ms()),
+            Source::Manual => {}
+            #[cfg(test)]
+            Source::Simulated(since) => {
+                state.last = Millis::try_from(since.elapsed().as_millis()).unwrap_or(Millis::MAX);
+            }
         }
         state.last
     }
