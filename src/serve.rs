@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   start: bind ─> store ─> engine ─> transports ─> drivers ─> accept
-//!   stop:  streams end ─> requests finish ─> drivers stop ─> pushes finish ─> lanes drain ─> store closes
+//!   stop:  streams end ─> requests finish ─> drivers stop ─> pushes finish ─> books close ─> lanes drain ─> store closes
 //! ```
 
 use std::future::Future;
@@ -88,6 +88,7 @@ pub async fn run(
 
     tasks.shutdown().await;
     push.close(grace.min(Duration::from_secs(1))).await;
+    drivers.outbox.book_rest(&engine).await;
     if tokio::time::timeout(grace, engine.stop()).await.is_err() {
         tracing::warn!("the storage did not close within server.shutdown_timeout");
     }

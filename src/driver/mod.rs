@@ -17,6 +17,8 @@ use crate::telemetry::metrics::METRICS;
 
 pub mod deadlines;
 pub mod outbox;
+#[cfg(test)]
+mod tests;
 pub mod timers;
 
 use outbox::Outbox;

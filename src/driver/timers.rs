@@ -82,13 +82,17 @@ impl Timers {
                 next_sweep = Instant::now() + self.settings.sweep_interval;
                 self.sweep(engine, outbox, now).await
             } else {
-                self.fire_due(engine, outbox, now).await
+                self.fire_due(engine, now).await
             };
             health.note(&result);
             match result {
                 Ok(true) => {}
                 Ok(false) => self.wait(engine, next_sweep).await,
-                Err(_) => tokio::time::sleep(FAILURE_PAUSE).await,
+                Err(_) => {
+                    tokio::time::sleep(FAILURE_PAUSE).await;
+                    // What was taken from memory, or not read, is still in the store.
+                    next_sweep = Instant::now();
+                }
             }
         }
     }
@@ -106,25 +110,20 @@ impl Timers {
     }
 
     /// Takes the steps that are due, up to a bound. Returns whether there may be more.
-    async fn fire_due(&self, engine: &Engine, outbox: &Outbox, now: Millis) -> Result<bool, Error> {
+    async fn fire_due(&self, engine: &Engine, now: Millis) -> Result<bool, Error> {
         let due = self.lock().take_due(now, STEPS_MAX);
         if due.is_empty() {
             return Ok(false);
         }
         let steps: Vec<Step> = due
             .into_iter()
-            .filter_map(|deadline| match deadline.key {
-                DeadlineKey::Promise(id) => Some(Step::Promise(id)),
-                DeadlineKey::Schedule(id) => Some(Step::Schedule(id)),
-                DeadlineKey::Unblock(promise, address) => {
-                    let is_under_way = outbox.is_in_flight(&promise, &address);
-                    (!is_under_way).then_some(Step::UnblockDue { promise, address })
-                }
+            .map(|deadline| match deadline.key {
+                DeadlineKey::Promise(id) => Step::Promise(id),
+                DeadlineKey::Schedule(id) => Step::Schedule(id),
+                DeadlineKey::Unblock(promise, address) => Step::UnblockDue { promise, address },
             })
             .collect();
-        if !steps.is_empty() {
-            engine.step(steps).await?;
-        }
+        engine.step(steps).await?;
         Ok(true)
     }
 

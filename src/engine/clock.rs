@@ -3,9 +3,12 @@
 //! A batch is decided at one instant and becomes visible a little later. A read in between that took a
 //! later `now` could answer *timed out* for a promise which the batch settles before its deadline, and
 //! the next read would take that back. So reads use the instant of the batch in flight, if there is one.
+//!
+//! When the wall clock is set back, time goes on at half its speed until the wall clock has caught up:
+//! if it stood still, so would every lease and retry.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::protocol::record::Millis;
 
@@ -20,11 +23,16 @@ pub struct Clock {
 enum Source {
     System,
     Manual,
+    /// Follows tokio's clock, which tests may pause.
+    #[cfg(test)]
+    Simulated(tokio::time::Instant),
 }
 
 #[derive(Debug, Default)]
 struct State {
     last: Millis,
+    /// The latest reading at which the wall clock was not behind, and what it said.
+    abreast: Option<(Instant, Millis)>,
     /// Instants of the batches in flight; one per lane at the most.
     in_flight: Vec<Millis>,
 }
@@ -46,6 +54,17 @@ impl Clock {
                 last: now,
                 ..State::default()
             }),
+        }
+    }
+
+    /// A clock that starts at `now` and follows tokio's, for tests.
+    #[cfg(test)]
+    pub fn simulated(now: Millis) -> Self {
+        let started_at =
+            tokio::time::Instant::now() - std::time::Duration::from_millis(now.unsigned_abs());
+        Clock {
+            source: Source::Simulated(started_at),
+            state: Mutex::default(),
         }
     }
 
@@ -78,14 +97,36 @@ impl Clock {
     }
 
     fn advance(&self, state: &mut State) -> Millis {
-        if let Source::System = self.source {
-            state.last = state.last.max(wall_ms());
+        match self.source {
+            Source::System => state.follow(wall_ms(), Instant::now()),
+            Source::Manual => {}
+            #[cfg(test)]
+            Source::Simulated(since) => {
+                state.last = Millis::try_from(since.elapsed().as_millis()).unwrap_or(Millis::MAX);
+            }
         }
         state.last
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Takes in what the wall clock says at a moment of the monotonic clock.
+    fn follow(&mut self, wall: Millis, at: Instant) {
+        match self.abreast {
+            Some((since, then)) if wall < self.last => {
+                let passed = at.saturating_duration_since(since).as_millis() / 2;
+                let passed = Millis::try_from(passed).unwrap_or(Millis::MAX);
+                self.last = self.last.max(then.saturating_add(passed));
+            }
+            _ => {
+                self.last = self.last.max(wall);
+                self.abreast = Some((at, self.last));
+            }
+        }
     }
 }
 
@@ -126,6 +167,27 @@ mod tests {
         assert_eq!((clock.read_now(), clock.now()), (10, 20));
         drop(batch);
         assert_eq!(clock.read_now(), 20);
+    }
+
+    #[test]
+    fn time_goes_on_slowly_while_the_wall_clock_is_behind() {
+        let mut state = State::default();
+        let start = Instant::now();
+        let mut at = |wall, ms| {
+            state.follow(wall, start + std::time::Duration::from_millis(ms));
+            state.last
+        };
+        assert_eq!((at(10_000, 0), at(10_100, 100)), (10_000, 10_100));
+        // Set back by a second, and read often.
+        let readings: Vec<Millis> = (0..2000)
+            .map(|ms| at(9_100 + ms, 100 + ms.unsigned_abs()))
+            .collect();
+        assert_eq!((readings[0], readings[1000]), (10_100, 10_600));
+        assert!(readings.is_sorted());
+        // Abreast after two seconds, and from then on as before.
+        assert_eq!((at(11_100, 2100), at(11_600, 2600)), (11_100, 11_600));
+        // Set forward.
+        assert_eq!(at(50_000, 2700), 50_000);
     }
 
     #[test]

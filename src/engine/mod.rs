@@ -37,6 +37,9 @@ pub const STEPS_MAX: usize = 256;
 /// How long internal steps are held through a storage that is out; the sweep repeats them anyway.
 const STEPS_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How often steps that always fail are mentioned.
+const CULPRIT_LOG_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Why the server failed to decide. Nothing is known to have been changed, and every operation is safe
 /// to repeat.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -100,6 +103,7 @@ pub struct Engine {
     lane_task: std::sync::Mutex<Option<JoinHandle<()>>>,
     is_paused: AtomicBool,
     resumed: Notify,
+    culprit_noted_at: std::sync::Mutex<Option<Instant>>,
 }
 
 impl Engine {
@@ -122,6 +126,7 @@ impl Engine {
             lane_task: std::sync::Mutex::new(Some(tokio::spawn(lane.run(receiver)))),
             is_paused: AtomicBool::new(false),
             resumed: Notify::new(),
+            culprit_noted_at: std::sync::Mutex::default(),
         })
     }
 
@@ -163,12 +168,35 @@ impl Engine {
             .ok_or_else(|| Error::Internal("no reply".to_owned()))
     }
 
-    /// Takes internal steps, in one transaction, at the current instant.
+    /// Takes internal steps, in one transaction, at the current instant. One that cannot be taken, for a
+    /// damaged row or a defect, is left out, so that it does not keep the others from happening.
     ///
     /// # Errors
-    /// See [`Error`]; the steps are still due then, and a sweep finds them again.
+    /// [`Error::Unavailable`]; the steps are still due then, and a sweep finds them again.
     pub async fn step(&self, steps: Vec<Step>) -> Result<(), Error> {
-        self.step_at(steps, None).await
+        let mut open = vec![steps];
+        while let Some(mut steps) = open.pop() {
+            match self.step_at(steps.clone(), None).await {
+                Ok(()) => {}
+                Err(Error::Internal(_)) if steps.len() > 1 => {
+                    let second = steps.split_off(steps.len() / 2);
+                    open.push(second);
+                    open.push(steps);
+                }
+                Err(Error::Internal(error)) => self.note_culprit(&steps, &error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// A sweep finds it again and again: not a line each time.
+    fn note_culprit(&self, steps: &[Step], error: &str) {
+        let mut noted_at = lock(&self.culprit_noted_at);
+        if noted_at.is_none_or(|at| at.elapsed() >= CULPRIT_LOG_INTERVAL) {
+            *noted_at = Some(Instant::now());
+            tracing::error!(?steps, error, "an internal step fails");
+        }
     }
 
     async fn step_at(&self, steps: Vec<Step>, now: Option<Millis>) -> Result<(), Error> {

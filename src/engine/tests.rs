@@ -266,6 +266,27 @@ async fn a_culprit_fails_alone() {
     }
 }
 
+#[tokio::test]
+async fn a_step_that_fails_keeps_no_other_from_happening() {
+    for culprit in ["refused", "panic"] {
+        let store = Faulty::new(1000);
+        let engine = engine(&store);
+        let ids = ["a", "b", culprit, "c", "d"];
+        let timed = |id: &str| {
+            let mut object = store::suite::plain(id);
+            object.promise.timeout_at = 500;
+            object.armed = true;
+            object
+        };
+        store::suite::insert(&store.inner, ids.map(timed)).await;
+        let steps = ids.map(|id| Step::Promise(id.into()));
+        engine.step(steps.into()).await.unwrap();
+        let due = store.inner.due(1000, Queues::All, 9).await.unwrap();
+        let due: Vec<DeadlineKey> = due.into_iter().map(|deadline| deadline.key).collect();
+        assert_eq!(due, [DeadlineKey::Promise(culprit.into())]);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_short_outage_is_waited_out_and_a_long_one_is_unavailable() {
     let store = Faulty::new(1000);

@@ -269,6 +269,7 @@ fn is_enqueued(ws: &Workspace, promise: &str, address: &str) -> bool {
         .is_some_and(|listener| listener.enqueued_at.is_some())
 }
 
+/// Like the dispatch of a task, this arms the next attempt.
 fn offer_unblock(ws: &mut Workspace, promise: &Id, address: &Id, now: Millis) {
     let Some(object) = ws.get(promise).cloned() else {
         return;
@@ -278,10 +279,18 @@ fn offer_unblock(ws: &mut Workspace, promise: &Id, address: &Id, now: Millis) {
         .get(address)
         .and_then(|listener| listener.retry_at)
         .is_some_and(|retry_at| retry_at <= now);
-    if is_due {
-        ws.send(Message::Unblock {
-            promise: object.promise.clone(),
-            address: address.clone(),
-        });
+    if !is_due {
+        return;
     }
+    ws.send(Message::Unblock {
+        promise: object.promise.clone(),
+        address: address.clone(),
+    });
+    // Not due again until the attempt has had its chance, however it ends: what a transport has no room
+    // for would otherwise be the first of all deadlines for ever, and hide the others.
+    ws.update(promise, |object| {
+        if let Some(listener) = object.listeners.get_mut(address) {
+            listener.retry_at = Some(now.saturating_add(UNBLOCK_RETRY_MAX_MS));
+        }
+    });
 }

@@ -28,7 +28,8 @@ pub struct Object {
 pub struct Listener {
     /// When the `unblock` was enqueued; none while the promise is pending.
     pub enqueued_at: Option<Millis>,
-    /// Not before this instant is a failed delivery tried again; none while the promise is pending.
+    /// When delivery is tried again, unless it succeeded or failed before; none while the promise is
+    /// pending.
     pub retry_at: Option<Millis>,
     /// Failed deliveries so far.
     pub attempts: u32,

@@ -273,7 +273,8 @@ impl State {
             }
             Kind::Unblock => {
                 let listener = object.listeners.get(address)?;
-                (listener.enqueued_at? <= now).then(|| Waiting::Unblock {
+                let is_backing_off = listener.attempts > 0 && *retry_at > now;
+                (listener.enqueued_at? <= now && !is_backing_off).then(|| Waiting::Unblock {
                     promise: object.promise.clone(),
                     address: address.clone(),
                     retry_at: *retry_at,

@@ -126,7 +126,15 @@ pub fn design(
         Input::Step(Step::UnblockDue { promise, address }) => {
             let listener = before.get(promise).and_then(|o| o.listeners.get(address));
             let is_due = listener.is_some_and(|l| l.retry_at.is_some_and(|at| at <= world.now));
-            equal("whether it is offered", &!messages.is_empty(), &is_due)
+            equal("whether it is offered", &!messages.is_empty(), &is_due)?;
+            let now_due = world
+                .objects
+                .get(promise)
+                .and_then(|o| o.listeners.get(address));
+            match now_due.and_then(|listener| listener.retry_at) {
+                Some(at) if at <= world.now => Err("offered, and due at once again".to_owned()),
+                _ => Ok(()),
+            }
         }
         Input::Request(Command::TaskRelease(task)) if !messages.is_empty() => {
             let task = before[&task.id].task.as_ref();

@@ -4,8 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-
 use crate::engine::{Engine, Error, STEPS_MAX};
 use crate::machine::Step;
 use crate::machine::workspace::Message;
@@ -20,37 +18,51 @@ use super::offers::Source;
 const BOOKING_LAG: Duration = Duration::from_millis(20);
 /// Waiting messages read at a time.
 const PUMP_PAGE: usize = 256;
+/// Pause after the storage failed us.
+const FAILURE_PAUSE: Duration = Duration::from_millis(250);
 /// Messages in a row that found no room before a pump waits for some.
 const REFUSALS_MAX: usize = 16;
 
 impl Outbox {
-    pub(super) async fn book_finished(
-        &self,
-        engine: &Engine,
-        finished: &mut mpsc::UnboundedReceiver<Step>,
-    ) {
+    pub(super) async fn book_finished(&self, engine: &Engine) {
         loop {
-            let mut steps = Vec::with_capacity(STEPS_MAX);
-            if finished.recv_many(&mut steps, STEPS_MAX).await == 0 {
-                return;
+            if self.lock().finished.is_empty() {
+                self.has_finished.notified().await;
             }
             // Nobody waits for the books: one commit for all deliveries of a moment, instead of one
             // each that requests and timers would queue behind.
             tokio::time::sleep(BOOKING_LAG).await;
-            while steps.len() < STEPS_MAX {
-                let Ok(step) = finished.try_recv() else { break };
-                steps.push(step);
-            }
-            let keys: Vec<(Id, Id)> = steps.iter().filter_map(key_of).collect();
-            // If it fails the entries stay, and are delivered again: at least once.
-            if let Err(error) = engine.step(steps).await {
+            if let Err(error) = self.book_some(engine).await {
+                // The timers log a storage that is out.
                 tracing::debug!(%error, "deliveries could not be booked");
-            }
-            let mut state = self.lock();
-            for key in keys {
-                state.in_flight.remove(&key);
+                tokio::time::sleep(FAILURE_PAUSE).await;
             }
         }
+    }
+
+    /// Books what was delivered and not booked yet, once the drivers have stopped.
+    pub async fn book_rest(&self, engine: &Engine) {
+        while !self.lock().finished.is_empty() {
+            if let Err(error) = self.book_some(engine).await {
+                tracing::warn!(%error, "some messages will be delivered twice");
+                return;
+            }
+        }
+    }
+
+    /// Books the first of what is finished. It is forgotten only then: what is cut short is repeated.
+    async fn book_some(&self, engine: &Engine) -> Result<(), Error> {
+        let steps: Vec<Step> = {
+            let state = self.lock();
+            state.finished.iter().take(STEPS_MAX).cloned().collect()
+        };
+        engine.step(steps.clone()).await?;
+        let mut state = self.lock();
+        state.finished.drain(..steps.len());
+        for key in steps.iter().filter_map(key_of) {
+            state.in_flight.remove(&key);
+        }
+        Ok(())
     }
 
     pub(super) async fn send_held_back(self: &Arc<Self>, engine: &Engine) {
@@ -123,63 +135,70 @@ impl Outbox {
 
     pub(super) async fn pump_queues(self: &Arc<Self>, engine: &Engine) {
         loop {
-            self.to_pump.notified().await;
-            loop {
-                engine.until_resumed().await;
-                let queue = {
-                    let mut state = self.lock();
-                    let queue = state.queues_to_pump.iter().next().cloned();
-                    if let Some(queue) = &queue {
-                        state.queues_to_pump.remove(queue);
+            engine.until_resumed().await;
+            let Some((queue, after)) = self.next_turn() else {
+                self.to_pump.notified().await;
+                continue;
+            };
+            let outcome = self.pump(engine, &queue, after.as_ref()).await;
+            let is_out = matches!(outcome, Err(Error::Unavailable(_)));
+            {
+                let backlog = &mut self.lock().backlog;
+                match outcome {
+                    Ok(None) => backlog.done(queue),
+                    Ok(next) => backlog.more(queue, next),
+                    // The timers log a storage that is out.
+                    Err(Error::Unavailable(_)) => backlog.more(queue, after),
+                    Err(error) => {
+                        tracing::error!(%queue, %error, "waiting messages cannot be read");
+                        backlog.done(queue);
                     }
-                    queue
-                };
-                let Some(queue) = queue else { break };
-                if let Err(error) = self.pump(engine, &queue).await {
-                    tracing::debug!(%error, "waiting messages could not be read");
-                    self.lock().queues_to_pump.insert(queue);
-                    tokio::time::sleep(Duration::from_millis(250)).await;
                 }
+            }
+            if is_out {
+                tokio::time::sleep(FAILURE_PAUSE).await;
             }
         }
     }
 
-    /// Offers everything that waits in a queue, until nobody has room: then draining a buffer brings
-    /// us back here.
-    async fn pump(self: &Arc<Self>, engine: &Engine, queue: &Id) -> Result<(), Error> {
-        let mut after: Option<QueueCursor> = None;
+    fn next_turn(&self) -> Option<(Id, Option<QueueCursor>)> {
+        self.lock().backlog.next()
+    }
+
+    /// Offers a page of what waits in a queue. Answers where the next one starts, unless there is none or
+    /// nobody has room: then draining a buffer brings us back here.
+    async fn pump(
+        self: &Arc<Self>,
+        engine: &Engine,
+        queue: &Id,
+        after: Option<&QueueCursor>,
+    ) -> Result<Option<QueueCursor>, Error> {
+        let now = engine.clock().now();
+        let page = engine.store().waiting(queue, now, after, PUMP_PAGE).await?;
+        let is_last = page.len() < PUMP_PAGE;
+        let next = page.last().map(cursor_of);
+        // Overdue retries become steps, so that the next retry is armed again.
+        let mut overdue = Vec::new();
         let mut refusals = 0;
-        loop {
-            let now = engine.clock().now();
-            let page = engine
-                .store()
-                .waiting(queue, now, after.as_ref(), PUMP_PAGE)
-                .await?;
-            let is_last = page.len() < PUMP_PAGE;
-            after = page.last().map(cursor_of);
-            // Overdue retries become steps, so that the next retry is armed again.
-            let mut overdue = Vec::new();
-            for waiting in page {
-                match waiting {
-                    Waiting::Execute { id, retry_at, .. } if retry_at <= now => {
-                        overdue.push(Step::Promise(id));
-                    }
-                    waiting => {
-                        let is_taken = self.send(&message_of(waiting, now), Source::Pump);
-                        refusals = if is_taken { 0 } else { refusals + 1 };
-                        if refusals > REFUSALS_MAX {
-                            return Ok(());
-                        }
+        for waiting in page {
+            match waiting {
+                Waiting::Execute { id, retry_at, .. } if retry_at <= now => {
+                    overdue.push(Step::Promise(id));
+                }
+                waiting => {
+                    let is_taken = self.send(&message_of(waiting, now), Source::Pump);
+                    refusals = if is_taken { 0 } else { refusals + 1 };
+                    if refusals > REFUSALS_MAX {
+                        break;
                     }
                 }
             }
-            if !overdue.is_empty() {
-                engine.step(overdue).await?;
-            }
-            if is_last || !self.is_listened(queue) {
-                return Ok(());
-            }
         }
+        if !overdue.is_empty() {
+            engine.step(overdue).await?;
+        }
+        let is_over = is_last || refusals > REFUSALS_MAX || !self.is_listened(queue);
+        Ok(next.filter(|_| !is_over))
     }
 }
 

@@ -11,13 +11,13 @@
 //! Owns no message: an `execute` is derived from its task, an `unblock` from its listener, both in the
 //! store. What is lost here is found again by a retry or a sweep.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use crate::engine::Engine;
 use crate::machine::Step;
@@ -32,8 +32,10 @@ use crate::transport::poll::{self, Hub};
 use crate::transport::{Outcome, Outgoing, Receipt, Transport};
 
 mod background;
+mod backlog;
 mod offers;
 
+use backlog::Backlog;
 use offers::{Offers, Source};
 
 /// Messages held back until their instant; beyond it the task's retry timer sends them.
@@ -79,9 +81,7 @@ pub struct Outbox {
     settings: Settings,
     transports: OnceLock<Transports>,
     state: Mutex<State>,
-    /// Bookkeeping steps of finished deliveries. Bounded by what is in flight.
-    finished: mpsc::UnboundedSender<Step>,
-    finished_rx: tokio::sync::Mutex<mpsc::UnboundedReceiver<Step>>,
+    has_finished: Notify,
     held_back_changed: Notify,
     to_pump: Notify,
 }
@@ -93,12 +93,14 @@ struct State {
     held: BTreeMap<Id, Message>,
     /// `unblock` (promise, address) with a transport, or delivered and not yet booked.
     in_flight: HashSet<(Id, Id)>,
+    /// Bookkeeping steps of finished deliveries, until they are committed; all are in flight.
+    finished: VecDeque<Step>,
     /// `execute` messages that a stream was given.
     offers: Offers,
     /// By instant and task: offers of tasks that are released over and over.
     held_back: BTreeMap<(Millis, Id), Message>,
     /// Queues whose waiting messages are to be offered.
-    queues_to_pump: HashSet<Id>,
+    backlog: Backlog,
     /// Schemes whose messages were dropped, to say so once.
     dropped_schemes: HashSet<&'static str>,
 }
@@ -106,13 +108,11 @@ struct State {
 impl Outbox {
     /// An outbox without transports; [`Outbox::connect`] follows.
     pub fn new(settings: Settings) -> Arc<Self> {
-        let (finished, finished_rx) = mpsc::unbounded_channel();
         Arc::new(Outbox {
             settings,
             transports: OnceLock::new(),
             state: Mutex::default(),
-            finished,
-            finished_rx: tokio::sync::Mutex::new(finished_rx),
+            has_finished: Notify::new(),
             held_back_changed: Notify::new(),
             to_pump: Notify::new(),
         })
@@ -151,13 +151,6 @@ impl Outbox {
             || self
                 .transports()
                 .is_some_and(|transports| transports.poll.is_listened(queue))
-    }
-
-    /// Whether the `unblock` is under way.
-    pub fn is_in_flight(&self, promise: &Id, address: &Id) -> bool {
-        self.lock()
-            .in_flight
-            .contains(&(promise.clone(), address.clone()))
     }
 
     /// Sends messages whose changes are committed, or holds them while paused.
@@ -265,21 +258,25 @@ impl Outbox {
                 is_refused.store(true, Ordering::Relaxed);
             }
             match (subject, outcome) {
-                (Subject::Execute(..), Outcome::Delivered) => {}
+                // What failed is offered by its retry, not as soon as there is room again.
+                (Subject::Execute(..), Outcome::Delivered | Outcome::Failed) => {}
                 (Subject::Execute(id, version), _) => outbox.lock().offers.forget(&id, version),
                 (Subject::Unblock((promise, address)), Outcome::Delivered) => {
-                    let _ = outbox.finished.send(Step::UnblockDone { promise, address });
+                    outbox.finish(Step::UnblockDone { promise, address });
                 }
                 (Subject::Unblock((promise, address)), Outcome::Failed | Outcome::Disabled) => {
-                    let _ = outbox
-                        .finished
-                        .send(Step::UnblockFailed { promise, address });
+                    outbox.finish(Step::UnblockFailed { promise, address });
                 }
                 (Subject::Unblock(key), Outcome::Nobody) => {
                     outbox.lock().in_flight.remove(&key);
                 }
             }
         })
+    }
+
+    fn finish(&self, step: Step) {
+        self.lock().finished.push_back(step);
+        self.has_finished.notify_one();
     }
 
     fn warn_dropped(&self, address: &Address) {
@@ -335,15 +332,21 @@ impl Outbox {
 
     /// Has everything that waits in these queues offered.
     pub fn pump_soon(&self, queues: impl IntoIterator<Item = Id>) {
-        self.lock().queues_to_pump.extend(queues);
+        let mut state = self.lock();
+        for queue in queues {
+            state.backlog.add(queue);
+        }
+        drop(state);
         self.to_pump.notify_one();
     }
 
     /// Runs the bookkeeping until the task is dropped.
     pub async fn run(self: &Arc<Self>, engine: &Arc<Engine>) {
-        let mut finished = self.finished_rx.lock().await;
+        // An earlier run may have ended in the middle of a pump; before the first, pushes wait.
+        self.lock().backlog.clear();
+        self.pump_soon(self.listened_queues().iter().cloned());
         tokio::join!(
-            self.book_finished(engine, &mut finished),
+            self.book_finished(engine),
             self.send_held_back(engine),
             self.pump_queues(engine),
             self.give_up_stale(engine),

@@ -44,6 +44,7 @@ macro_rules! behaviours {
             ended_objects_have_no_deadlines,
             waiting_messages_come_in_pages,
             messages_not_yet_offered_do_not_wait,
+            failed_messages_wait_for_their_retry,
             stale_unblocks_are_found_by_age,
             branches_load_their_members,
             processes_load_what_they_hold,
@@ -91,7 +92,7 @@ fn data(text: &str) -> Value {
 }
 
 /// A plain pending promise.
-fn plain(name: impl AsRef<str>) -> Object {
+pub(crate) fn plain(name: impl AsRef<str>) -> Object {
     Object {
         promise: Promise {
             id: id(name),
@@ -110,14 +111,14 @@ fn plain(name: impl AsRef<str>) -> Object {
     }
 }
 
-fn tagged(name: impl AsRef<str>, pairs: &[(&str, &str)]) -> Object {
+pub(crate) fn tagged(name: impl AsRef<str>, pairs: &[(&str, &str)]) -> Object {
     let mut object = plain(name);
     object.promise.tags = tags(pairs);
     object
 }
 
 /// A pending task that is offered at 0.
-fn pending(name: impl AsRef<str>, target: &str, retry_at: Millis) -> Object {
+pub(crate) fn pending(name: impl AsRef<str>, target: &str, retry_at: Millis) -> Object {
     let mut object = tagged(name, &[(tag::TARGET, target)]);
     object.armed = true;
     object.task = Some(Task {
@@ -142,7 +143,12 @@ fn acquired(name: impl AsRef<str>, pid: &str, expires_at: Millis) -> Object {
 }
 
 /// A settled promise with an `unblock` to deliver.
-fn unblocking(name: &str, address: &str, enqueued_at: Millis, retry_at: Millis) -> Object {
+pub(crate) fn unblocking(
+    name: &str,
+    address: &str,
+    enqueued_at: Millis,
+    retry_at: Millis,
+) -> Object {
     let mut object = plain(name);
     settle(&mut object, enqueued_at);
     object.armed = true;
@@ -167,7 +173,7 @@ fn settle(object: &mut Object, now: Millis) {
     }
 }
 
-fn schedule(name: &str, next_run_at: Millis) -> Schedule {
+pub(crate) fn schedule(name: &str, next_run_at: Millis) -> Schedule {
     Schedule {
         id: id(name),
         cron: id("* * * * *"),
@@ -196,11 +202,14 @@ async fn commit(store: &dyn Store, changes: &Changes) -> Result<()> {
     store.begin().await?.commit(changes).await
 }
 
-async fn insert(store: &dyn Store, objects: impl IntoIterator<Item = Object>) {
+pub(crate) async fn insert(store: &dyn Store, objects: impl IntoIterator<Item = Object>) {
     commit(store, &inserted(objects)).await.unwrap();
 }
 
-async fn put_schedules(store: &dyn Store, schedules: impl IntoIterator<Item = Schedule>) {
+pub(crate) async fn put_schedules(
+    store: &dyn Store,
+    schedules: impl IntoIterator<Item = Schedule>,
+) {
     let change = |schedule: Schedule| ScheduleChange {
         id: schedule.id.clone(),
         after: Some(Arc::new(schedule)),
