@@ -276,6 +276,30 @@ impl<'a> Client<'a> {
         task
     }
 
+    /// Makes a task for every way not to hold a lease, and a pending promise `a`. Answers the claims,
+    /// none of which is good at 2000; `late` is over by then.
+    #[track_caller]
+    pub fn lost_leases(&self) -> [(&'static str, i64); 7] {
+        self.create("a", 90_000, json!({}));
+        self.create_targeted("pending", 90_000);
+        for id in ["acquired", "suspended", "halted", "done"] {
+            self.own(id, 90_000, 60_000);
+        }
+        self.own("late", 2_000, 60_000);
+        self.suspend("suspended", 1, &["a"]).expect(200, &json!({}));
+        self.halt("halted");
+        self.settle("done", "resolved");
+        [
+            ("pending", 0),
+            ("acquired", 0),
+            ("acquired", 2),
+            ("suspended", 1),
+            ("halted", 1),
+            ("done", 1),
+            ("late", 1),
+        ]
+    }
+
     #[track_caller]
     pub fn acquire(&self, id: &str, version: i64, ttl: i64) -> Value {
         let data = json!({"id": id, "version": version, "pid": "p", "ttl": ttl});

@@ -140,26 +140,9 @@ fn row_4_no_task() {
 #[test]
 fn row_5_a_lost_lease_does_nothing() {
     let server = Server::controlled();
-    let at = server.at(1_000);
-    at.create("a", 90_000, json!({}));
-    at.create_targeted("pending", 90_000);
-    for id in ["acquired", "suspended", "halted", "done"] {
-        at.own(id, 90_000, 60_000);
-    }
-    at.own("late", 2_000, 60_000);
-    at.suspend("suspended", 1, &["a"]).expect(200, &json!({}));
-    at.halt("halted");
-    at.settle("done", "resolved");
+    let lost_leases = server.at(1_000).lost_leases();
     let at = server.at(2_000);
-    for (id, version) in [
-        ("pending", 0),
-        ("acquired", 0),
-        ("acquired", 2),
-        ("suspended", 1),
-        ("halted", 1),
-        ("done", 1),
-        ("late", 1),
-    ] {
+    for (id, version) in lost_leases {
         for (kind, data) in [
             ("promise.create", create("n", 90_000, json!({}))),
             ("promise.settle", settle("a", "resolved")),

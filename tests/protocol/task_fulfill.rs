@@ -65,27 +65,7 @@ fn row_1_no_task() {
 #[test]
 fn row_2_a_lost_lease() {
     let server = Server::controlled();
-    let at = server.at(1_000);
-    at.create("a", 90_000, json!({}));
-    at.create_targeted("pending", 90_000);
-    for id in ["acquired", "suspended", "halted", "done"] {
-        at.own(id, 90_000, 60_000);
-    }
-    let late = at.own("late", 2_000, 60_000);
-    assert_eq!(late["version"], 1);
-    at.suspend("suspended", 1, &["a"]).expect(200, &json!({}));
-    at.halt("halted");
-    at.settle("done", "resolved");
-    for (id, version) in [
-        ("pending", 0),
-        ("acquired", 0),
-        ("acquired", 2),
-        ("suspended", 1),
-        ("halted", 1),
-        ("done", 1),
-        // D-49: the deadline has the last word.
-        ("late", 1),
-    ] {
+    for (id, version) in server.at(1_000).lost_leases() {
         server.at(2_000).refused(
             "task.fulfill",
             fulfill(id, version, "resolved"),
@@ -93,6 +73,7 @@ fn row_2_a_lost_lease() {
             "Task version mismatch or invalid state",
         );
     }
+    // D-49: the deadline has the last word.
     let late = server.at(2_000).get("late");
     assert_eq!(late["state"], "rejected_timedout");
     assert_eq!(late["value"], json!({}));

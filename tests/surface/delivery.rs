@@ -179,11 +179,7 @@ fn a_settlement_wakes_the_awaiter_and_redispatches_it() {
 #[test]
 fn an_expired_lease_is_redispatched() {
     let server = shared();
-    let (group, id) = (unique("g"), unique("x"));
-    let stream = Stream::open(&server, &group, "w");
-    server
-        .client()
-        .create(&id, i64::MAX, to(&format!("poll://any@{group}")));
+    let (stream, id) = worker_and_task(&server);
     assert_eq!(stream.next_execute(), (id.clone(), 0));
     server.client().acquire(&id, 0, 50);
     assert_eq!(stream.next_execute(), (id, 1));
@@ -252,6 +248,15 @@ fn a_schedule_fires_by_the_clock() {
     assert_eq!(promise["createdAt"], first);
 }
 
+/// A worker that listens, and a task for it.
+fn worker_and_task(server: &Server) -> (Stream, String) {
+    let (group, id) = (unique("g"), unique("x"));
+    let stream = Stream::open(server, &group, "w");
+    let address = format!("poll://any@{group}");
+    server.client().create(&id, i64::MAX, to(&address));
+    (stream, id)
+}
+
 /// Acquires and releases a task `delays.len()` times, from version 0 on; each offer must be put off
 /// by at least so many milliseconds. Answers the version reached.
 fn release_repeatedly(server: &Server, stream: &Stream, id: &str, delays: &[u64]) -> i64 {
@@ -290,11 +295,7 @@ fn expect_prompt_release(server: &Server, stream: &Stream, id: &str, version: i6
 #[test]
 fn releases_without_progress_back_off_and_a_fence_that_changes_something_resets() {
     let server = shared();
-    let (group, id) = (unique("g"), unique("x"));
-    let stream = Stream::open(&server, &group, "w");
-    server
-        .client()
-        .create(&id, i64::MAX, to(&format!("poll://any@{group}")));
+    let (stream, id) = worker_and_task(&server);
     let version = release_repeatedly(&server, &stream, &id, &FOUR_DELAYS) + 1;
     server.client().acquire(&id, version - 1, 60_000);
     let inner = create(&format!("{id}.0"), i64::MAX, json!({}));
@@ -306,11 +307,7 @@ fn releases_without_progress_back_off_and_a_fence_that_changes_something_resets(
 #[test]
 fn a_fence_that_changes_nothing_is_no_progress() {
     let server = shared();
-    let (group, id) = (unique("g"), unique("x"));
-    let stream = Stream::open(&server, &group, "w");
-    server
-        .client()
-        .create(&id, i64::MAX, to(&format!("poll://any@{group}")));
+    let (stream, id) = worker_and_task(&server);
     let existing = unique("p");
     server.client().create(&existing, i64::MAX, json!({}));
     let version = release_repeatedly(&server, &stream, &id, &[0, 100]) + 1;
@@ -323,11 +320,7 @@ fn a_fence_that_changes_nothing_is_no_progress() {
 #[test]
 fn releases_without_progress_back_off_and_continue_resets() {
     let server = shared();
-    let (group, id) = (unique("g"), unique("x"));
-    let stream = Stream::open(&server, &group, "w");
-    server
-        .client()
-        .create(&id, i64::MAX, to(&format!("poll://any@{group}")));
+    let (stream, id) = worker_and_task(&server);
     let version = release_repeatedly(&server, &stream, &id, &FOUR_DELAYS) + 1;
     server.client().halt(&id);
     server.client().resume_halted(&id);
@@ -339,11 +332,7 @@ fn releases_without_progress_back_off_and_continue_resets() {
 #[test]
 fn releases_without_progress_back_off_and_a_suspension_resets() {
     let server = shared();
-    let (group, id) = (unique("g"), unique("x"));
-    let stream = Stream::open(&server, &group, "w");
-    server
-        .client()
-        .create(&id, i64::MAX, to(&format!("poll://any@{group}")));
+    let (stream, id) = worker_and_task(&server);
     let version = release_repeatedly(&server, &stream, &id, &FOUR_DELAYS) + 1;
     server.client().acquire(&id, version - 1, 60_000);
     let awaited = unique("a");
