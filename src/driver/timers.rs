@@ -80,11 +80,12 @@ impl Timers {
             let is_used_up = self.lock().is_used_up(now);
             let result = if is_used_up || Instant::now() >= next_sweep {
                 next_sweep = Instant::now() + self.settings.sweep_interval;
-                self.sweep(engine, outbox, now).await
+                let swept = self.sweep(engine, outbox, now).await;
+                health.note(&swept);
+                swept
             } else {
                 self.fire_due(engine, now).await
             };
-            health.note(&result);
             match result {
                 Ok(true) => {}
                 Ok(false) => self.wait(engine, next_sweep).await,
@@ -164,7 +165,7 @@ impl Timers {
     }
 }
 
-/// Logs a storage that fails the timers once, and once when it is back.
+/// Logs a storage that fails the sweeps once, and once when it is back; of steps the lane does.
 #[derive(Default)]
 struct Health {
     is_failing: bool,
@@ -174,11 +175,11 @@ impl Health {
     fn note<T>(&mut self, result: &Result<T, Error>) {
         match result {
             Err(error) if !self.is_failing => {
-                tracing::error!(%error, "timers cannot reach the storage; trying on");
+                tracing::error!(%error, "timers cannot read the storage; trying on");
                 self.is_failing = true;
             }
             Ok(_) if self.is_failing => {
-                tracing::warn!("timers reach the storage again");
+                tracing::warn!("timers read the storage again");
                 self.is_failing = false;
             }
             _ => {}

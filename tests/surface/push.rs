@@ -1,5 +1,7 @@
 //! The HTTP push transport (transports §4) and the delivery of its messages (§7).
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::harness::record::timed_out;
@@ -153,6 +155,27 @@ fn an_undelivered_unblock_survives_kill_9() {
     assert_eq!(sink.next().message["data"], expected);
     let _server = server.restart(Signal::Kill);
     assert_eq!(sink.next().message["data"], expected);
+}
+
+#[test]
+fn a_delivered_unblock_is_not_repeated_after_a_graceful_restart() {
+    if forgets_on_restart() {
+        return;
+    }
+    let server = Server::start();
+    let sink = Sink::start();
+    for id in ["a", "b", "c"] {
+        server.client().create(id, i64::MAX, json!({}));
+        server.client().listen(id, &sink.url("/"));
+        server.client().settle(id, "resolved");
+        sink.next();
+    }
+    let server = server.restart(Signal::Term);
+    // Sent by the same start that would repeat the others.
+    server.client().create("x", i64::MAX, to(&sink.url("/")));
+    assert_eq!(sink.next().message["kind"], "execute");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(sink.is_idle());
 }
 
 #[test]

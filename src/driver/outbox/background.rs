@@ -11,8 +11,8 @@ use crate::protocol::record::{Id, Millis};
 use crate::store::{QueueCursor, Waiting};
 use crate::telemetry::metrics::METRICS;
 
-use super::Outbox;
 use super::offers::Source;
+use super::{Bodies, Outbox};
 
 /// How long deliveries are collected before they are booked.
 const BOOKING_LAG: Duration = Duration::from_millis(20);
@@ -180,13 +180,14 @@ impl Outbox {
         // Overdue retries become steps, so that the next retry is armed again.
         let mut overdue = Vec::new();
         let mut refusals = 0;
+        let mut bodies = Bodies::default();
         for waiting in page {
             match waiting {
                 Waiting::Execute { id, retry_at, .. } if retry_at <= now => {
                     overdue.push(Step::Promise(id));
                 }
                 waiting => {
-                    let is_taken = self.send(&message_of(waiting, now), Source::Pump);
+                    let is_taken = self.send(&message_of(waiting, now), Source::Pump, &mut bodies);
                     refusals = if is_taken { 0 } else { refusals + 1 };
                     if refusals > REFUSALS_MAX {
                         break;

@@ -24,7 +24,7 @@ use crate::machine::Step;
 use crate::machine::workspace::Message;
 use crate::protocol::address::{self, Address, Rules};
 use crate::protocol::message;
-use crate::protocol::record::{Id, Millis};
+use crate::protocol::record::{Id, Millis, Promise};
 use crate::store::Changes;
 use crate::telemetry::metrics::METRICS;
 use crate::transport::http_push::HttpPush;
@@ -155,6 +155,7 @@ impl Outbox {
 
     /// Sends messages whose changes are committed, or holds them while paused.
     pub fn emit(self: &Arc<Self>, messages: Vec<Message>, now: Millis) {
+        let mut bodies = Bodies::default();
         for message in messages {
             if self.hold_while_paused(&message) {
                 continue;
@@ -164,7 +165,7 @@ impl Outbox {
                     self.hold_back(message, offer_at);
                 }
                 message => {
-                    self.send(&message, Source::Dispatch);
+                    self.send(&message, Source::Dispatch, &mut bodies);
                 }
             }
         }
@@ -195,7 +196,7 @@ impl Outbox {
     }
 
     /// Hands a message to its transport. Returns whether somebody took it on.
-    fn send(self: &Arc<Self>, message: &Message, source: Source) -> bool {
+    fn send(self: &Arc<Self>, message: &Message, source: Source, bodies: &mut Bodies) -> bool {
         let Some(transports) = self.transports() else {
             return false;
         };
@@ -218,14 +219,18 @@ impl Outbox {
                     return true;
                 }
                 let body = message::execute(&self.settings.server_url, id, *version);
-                ("execute", body, Subject::Execute(id.clone(), *version))
+                (
+                    "execute",
+                    Bytes::from(body),
+                    Subject::Execute(id.clone(), *version),
+                )
             }
             Message::Unblock { promise, address } => {
                 let key = (promise.id.clone(), address.clone());
                 if !self.lock().in_flight.insert(key.clone()) {
                     return true;
                 }
-                ("unblock", message::unblock(promise), Subject::Unblock(key))
+                ("unblock", bodies.unblock(promise), Subject::Unblock(key))
             }
         };
         METRICS.message(kind);
@@ -235,7 +240,7 @@ impl Outbox {
             Some(transport) => {
                 transport.send(Outgoing {
                     address,
-                    body: Bytes::from(body),
+                    body,
                     receipt,
                 });
             }
@@ -355,6 +360,24 @@ impl Outbox {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The body of the `unblock` made last. All listeners of a promise are told the same, one after the other;
+/// with a copy for each, a large value and many listeners would fill the memory.
+#[derive(Default)]
+struct Bodies(Option<(Id, Bytes)>);
+
+impl Bodies {
+    fn unblock(&mut self, promise: &Promise) -> Bytes {
+        match &self.0 {
+            Some((id, body)) if *id == promise.id => body.clone(),
+            _ => {
+                let body = Bytes::from(message::unblock(promise));
+                self.0 = Some((promise.id.clone(), body.clone()));
+                body
+            }
+        }
     }
 }
 
