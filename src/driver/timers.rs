@@ -24,6 +24,8 @@ use super::outbox::Outbox;
 
 /// Deadlines read in one sweep; if there are more, they follow when these are done.
 const SWEEP_MAX: usize = 10_000;
+/// Schedules fired in one transaction.
+const SCHEDULES_MAX: usize = 16;
 /// Pause after the storage failed a sweep or a step.
 const FAILURE_PAUSE: Duration = Duration::from_millis(250);
 
@@ -124,7 +126,9 @@ impl Timers {
                 DeadlineKey::Unblock(promise, address) => Step::UnblockDue { promise, address },
             })
             .collect();
-        engine.step(steps).await?;
+        for steps in transactions(steps) {
+            engine.step(steps).await?;
+        }
         Ok(true)
     }
 
@@ -165,7 +169,27 @@ impl Timers {
     }
 }
 
-/// Logs a storage that fails the sweeps once, and once when it is back; of steps the lane does.
+/// Splits steps so that no transaction keeps requests waiting for long: each of a schedule may create
+/// many promises.
+fn transactions(steps: Vec<Step>) -> Vec<Vec<Step>> {
+    let mut transactions: Vec<Vec<Step>> = Vec::new();
+    let mut schedules = 0;
+    for step in steps {
+        let is_schedule = matches!(step, Step::Schedule(_));
+        let is_full = is_schedule && schedules >= SCHEDULES_MAX;
+        match transactions.last_mut().filter(|_| !is_full) {
+            Some(open) => open.push(step),
+            None => {
+                schedules = 0;
+                transactions.push(vec![step]);
+            }
+        }
+        schedules += usize::from(is_schedule);
+    }
+    transactions
+}
+
+/// Logs a storage that fails the timers once, and once when it is back.
 #[derive(Default)]
 struct Health {
     is_failing: bool,
@@ -184,5 +208,24 @@ impl Health {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_schedules_fire_in_one_transaction() {
+        let schedule = |number: usize| Step::Schedule(number.to_string().into());
+        let promise = Step::Promise("p".into());
+        let mut steps: Vec<Step> = (0..2 * SCHEDULES_MAX + 1).map(schedule).collect();
+        steps.insert(1, promise.clone());
+        steps.push(promise);
+        let split = transactions(steps.clone());
+        let sizes: Vec<usize> = split.iter().map(Vec::len).collect();
+        assert_eq!(sizes, [SCHEDULES_MAX + 1, SCHEDULES_MAX, 2]);
+        assert_eq!(split.concat(), steps);
+        assert!(transactions(Vec::new()).is_empty());
     }
 }

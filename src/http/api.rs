@@ -16,7 +16,6 @@ use crate::engine::Error;
 use crate::protocol::envelope::{self, Rejection, UNKNOWN_CORR_ID, UNKNOWN_KIND};
 use crate::protocol::parse;
 use crate::protocol::reply::{Envelope, ErrorEnvelope};
-
 use crate::telemetry::metrics::METRICS;
 
 use super::App;

@@ -11,10 +11,10 @@ use super::promise::bear;
 use super::workspace::Workspace;
 
 /// Occurrences fired in one step; the rest follows at once.
-const OCCURRENCES_MAX: usize = 100;
+const OCCURRENCES_MAX: usize = 16;
 
 /// Bytes that their promises may take up, unless it is only one.
-const OCCURRENCES_BYTES_MAX: usize = 4 * 1024 * 1024;
+const OCCURRENCES_BYTES_MAX: usize = 1024 * 1024;
 
 /// `schedule.create`.
 pub(super) fn create(ws: &mut Workspace, op: &ScheduleCreate, now: Millis) -> Reply {

@@ -13,7 +13,7 @@ use super::Oracle;
 use crate::model::action::{EVERY_FIVE, EVERY_SECOND, IMPOSSIBLE, NEW_YEAR_1971, UNTIL_1971};
 
 /// Occurrences fired in one step; a bound is allowed as long as the rest follows (D-09).
-const BOUND: usize = 100;
+const BOUND: usize = 16;
 
 /// The last instant that a calendar of this size knows; none of the generated expressions has an
 /// occurrence after it.
