@@ -228,6 +228,27 @@ async fn a_failing_push_target_is_spared_however_much_waits_for_it() {
 }
 
 #[tokio::test]
+async fn a_retry_that_met_a_full_transport_goes_when_there_is_room() {
+    let store = Arc::new(MemoryStore::new());
+    let (url, attempts) = failing_target().await;
+    let now = Clock::system().now();
+    // All of them failed before and are due at the same instant, many more than the transport takes.
+    let failed = (0..100).map(|n| {
+        let mut object = unblocking(&format!("u{n}"), &url, now, now + 1500);
+        for listener in object.listeners.values_mut() {
+            listener.attempts = 6;
+        }
+        object
+    });
+    let rig = Setup::real().on(&store);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    insert(&*store, failed).await;
+    tokio::time::sleep(Duration::from_millis(3400)).await;
+    assert_eq!(attempts.load(Ordering::SeqCst), 100);
+    assert_eq!(rig.undelivered().await, 100);
+}
+
+#[tokio::test]
 async fn what_a_full_transport_refuses_hides_no_deadline() {
     let store = Arc::new(MemoryStore::new());
     let url = silent_target().await;

@@ -273,8 +273,7 @@ impl State {
             }
             Kind::Unblock => {
                 let listener = object.listeners.get(address)?;
-                let is_backing_off = listener.attempts > 0 && *retry_at > now;
-                (listener.enqueued_at? <= now && !is_backing_off).then(|| Waiting::Unblock {
+                (listener.enqueued_at? <= now).then(|| Waiting::Unblock {
                     promise: object.promise.clone(),
                     address: address.clone(),
                     retry_at: *retry_at,

@@ -284,8 +284,7 @@ pub trait Store: Send + Sync + 'static {
     async fn due(&self, until: Millis, queues: Queues<'_>, limit: usize) -> Result<Vec<Deadline>>;
 
     /// Messages waiting in `queue` whose offer is at or before `now`, after `after`, ascending by
-    /// (retry instant, id, address); at most `limit` of them, `unblock` and `execute` merged. An
-    /// `unblock` that has failed waits for its retry instead.
+    /// (retry instant, id, address); at most `limit` of them, `unblock` and `execute` merged.
     async fn waiting(
         &self,
         queue: &str,

@@ -127,10 +127,18 @@ impl Outbox {
         let count = stale.len();
         if count > 0 {
             METRICS.deliveries("dropped", u64::try_from(count).unwrap_or(u64::MAX));
+            self.forget_failures(&stale);
             let done = |(promise, address)| Step::UnblockDone { promise, address };
             engine.step(stale.into_iter().map(done).collect()).await?;
         }
         Ok(count)
+    }
+
+    fn forget_failures(&self, keys: &[(Id, Id)]) {
+        let mut state = self.lock();
+        for key in keys {
+            state.backing_off.remove(key);
+        }
     }
 
     pub(super) async fn pump_queues(self: &Arc<Self>, engine: &Engine) {

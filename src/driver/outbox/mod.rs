@@ -40,6 +40,8 @@ use offers::{Offers, Source};
 
 /// Messages held back until their instant; beyond it the task's retry timer sends them.
 const HELD_BACK_MAX: usize = 100_000;
+/// Failed messages remembered; beyond it all are forgotten.
+const BACKING_OFF_MAX: usize = 100_000;
 
 /// The ways out. A new transport is a file in `transport/` and a line in `Transports::of`.
 pub struct Transports {
@@ -95,6 +97,9 @@ struct State {
     in_flight: HashSet<(Id, Id)>,
     /// Bookkeeping steps of finished deliveries, until they are committed; all are in flight.
     finished: VecDeque<Step>,
+    /// `unblock` messages that failed: they wait for their retry, no pump offers them. Only a memory:
+    /// what is forgotten is offered early.
+    backing_off: HashSet<(Id, Id)>,
     /// `execute` messages that a stream was given.
     offers: Offers,
     /// By instant and task: offers of tasks that are released over and over.
@@ -227,9 +232,13 @@ impl Outbox {
             }
             Message::Unblock { promise, address } => {
                 let key = (promise.id.clone(), address.clone());
-                if !self.lock().in_flight.insert(key.clone()) {
+                let mut state = self.lock();
+                let is_early = source == Source::Pump && state.backing_off.contains(&key);
+                if is_early || !state.in_flight.insert(key.clone()) {
                     return true;
                 }
+                state.backing_off.remove(&key);
+                drop(state);
                 ("unblock", bodies.unblock(promise), Subject::Unblock(key))
             }
         };
@@ -270,6 +279,7 @@ impl Outbox {
                     outbox.finish(Step::UnblockDone { promise, address });
                 }
                 (Subject::Unblock((promise, address)), Outcome::Failed | Outcome::Disabled) => {
+                    outbox.back_off((promise.clone(), address.clone()));
                     outbox.finish(Step::UnblockFailed { promise, address });
                 }
                 (Subject::Unblock(key), Outcome::Nobody) => {
@@ -277,6 +287,14 @@ impl Outbox {
                 }
             }
         })
+    }
+
+    fn back_off(&self, key: (Id, Id)) {
+        let mut state = self.lock();
+        if state.backing_off.len() >= BACKING_OFF_MAX {
+            state.backing_off.clear();
+        }
+        state.backing_off.insert(key);
     }
 
     fn finish(&self, step: Step) {
@@ -333,6 +351,7 @@ impl Outbox {
         state.held.clear();
         state.held_back.clear();
         state.offers.clear();
+        state.backing_off.clear();
     }
 
     /// Has everything that waits in these queues offered.

@@ -185,7 +185,6 @@ pub const WAITING_UNBLOCKS: &str = concat!(
     ", l.retry_at, l.address
     FROM listeners AS l CROSS JOIN promises AS p ON p.id = l.promise_id
     WHERE l.enqueued_at IS NOT NULL AND l.queue = ?1 AND l.enqueued_at <= ?2
-        AND (l.attempts = 0 OR l.retry_at <= ?2)
         AND (l.retry_at, l.promise_id, l.address) > (?3, ?4, ?5)
     ORDER BY l.retry_at, l.promise_id, l.address LIMIT ?6"
 );

@@ -44,7 +44,6 @@ macro_rules! behaviours {
             ended_objects_have_no_deadlines,
             waiting_messages_come_in_pages,
             messages_not_yet_offered_do_not_wait,
-            failed_messages_wait_for_their_retry,
             stale_unblocks_are_found_by_age,
             branches_load_their_members,
             processes_load_what_they_hold,

@@ -321,18 +321,6 @@ pub(crate) async fn messages_not_yet_offered_do_not_wait(store: &dyn Store) {
     assert_eq!(waiting(50).await, 2);
 }
 
-pub(crate) async fn failed_messages_wait_for_their_retry(store: &dyn Store) {
-    let address = "http://a/";
-    let mut failed = unblocking("failed", address, 10, 70);
-    failed.listeners.get_mut(address).unwrap().attempts = 1;
-    insert(store, [failed, unblocking("fresh", address, 10, 80)]).await;
-    for (now, expected) in [(69, vec!["fresh"]), (70, vec!["failed", "fresh"])] {
-        let page = store.waiting("push", now, None, 9).await.unwrap();
-        let names: Vec<&str> = page.iter().map(|message| message.position().1).collect();
-        assert_eq!(names, expected);
-    }
-}
-
 pub(crate) async fn stale_unblocks_are_found_by_age(store: &dyn Store) {
     let mut open = plain("open");
     open.listeners = [(id("http://a/"), Listener::default())].into();
