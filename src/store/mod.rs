@@ -5,11 +5,12 @@
 //! before it is asked to write, and every record it answers is the stored one, unprojected.
 //!
 //! ```text
-//!   lane:   begin -> load* -> commit        one open transaction per lane
+//!   lanes:  begin -> load* -> commit        as many transactions at once as there are lanes
 //!   reads:  read, promises, tasks, due …    committed state only, any number at once
 //! ```
 
 pub mod memory;
+pub mod postgres;
 pub mod rows;
 pub mod sqlite;
 #[cfg(test)]
@@ -30,6 +31,9 @@ pub enum Error {
     /// unknown; every operation is safe to repeat.
     #[error("storage unavailable: {0}")]
     Unavailable(String),
+    /// Another batch has changed something that this one was decided on: load and decide anew.
+    #[error("conflict: {0}")]
+    Conflict(String),
     /// The call can never work: a value too large, a constraint broken.
     #[error("storage refused: {0}")]
     Refused(String),
@@ -120,7 +124,8 @@ impl Changes {
     }
 }
 
-/// A batch's transaction: loads see committed state that no other lane can change before the commit.
+/// A batch's transaction: what it loads is committed state, and if anything of that changes before the
+/// commit, other than members of branches, the commit is refused with [`Error::Conflict`].
 #[async_trait]
 pub trait Transaction: Send {
     /// Loads what is needed in a constant number of statements, whatever the size of the need.
@@ -261,6 +266,16 @@ pub struct Dump {
 /// A storage back end.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
+    /// How many transactions there may be at once; more wait.
+    fn lanes(&self) -> usize {
+        1
+    }
+
+    /// Whether other servers may use the same database at the same time.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// Starts the transaction of one batch.
     async fn begin(&self) -> Result<Box<dyn Transaction + '_>>;
 
@@ -304,6 +319,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether the back end answers (`GET /ready`).
     async fn ping(&self) -> Result<()>;
+
+    /// What the clock says that all servers of a shared database go by; none if there is no such clock.
+    async fn now(&self) -> Result<Option<Millis>> {
+        Ok(None)
+    }
 
     /// Flushes and closes. Nothing may be asked afterwards.
     async fn close(&self);

@@ -48,7 +48,7 @@ macro_rules! behaviours {
             branches_load_their_members,
             processes_load_what_they_hold,
             nothing_is_visible_before_the_commit,
-            a_batch_waits_for_the_one_before,
+            batches_do_not_interleave,
             a_refused_commit_leaves_nothing,
             a_dropped_transaction_leaves_nothing,
             a_dropped_commit_is_whole_or_nothing,
@@ -217,7 +217,13 @@ pub(crate) async fn put_schedules(
         objects: Vec::new(),
         schedules: schedules.into_iter().map(change).collect(),
     };
-    commit(store, &changes).await.unwrap();
+    let need = Need {
+        schedules: changes.schedules.iter().map(|c| c.id.clone()).collect(),
+        ..Need::default()
+    };
+    let mut transaction = store.begin().await.unwrap();
+    transaction.load(&need).await.unwrap();
+    transaction.commit(&changes).await.unwrap();
 }
 
 /// Loads, changes and stores one object, and checks that it then reads as changed.

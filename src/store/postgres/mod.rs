@@ -1,0 +1,388 @@
+//! The store in a PostgreSQL database, which any number of servers share.
+//!
+//! ```text
+//!   begin ─> a writer connection: load* (reads, remembers revisions)      revisions.rs
+//!                                 commit: one statement                   encode.rs, sql.rs
+//!   read, due, …  ─> reader connections                                   links.rs
+//!   publish, listen ─> LISTEN/NOTIFY between servers                      bus.rs
+//! ```
+//!
+//! Batches are optimistic: nothing is locked while a batch is decided. Its commit locks what it was
+//! decided on, compares it with what was read, and writes, all in one statement; if something changed
+//! meanwhile it writes nothing and is a [`Error::Conflict`]. So a batch costs as many round trips as it
+//! has loads, and one; and a server that vanishes in the middle leaves no lock behind.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::postgres::{PgArguments, PgRow, Postgres};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep};
+
+use crate::machine::object::Object;
+use crate::protocol::record::{Id, Millis, Promise, Schedule, Tags};
+
+use super::rows::json;
+use super::{
+    Changes, Deadline, Dump, Error, Loaded, Need, PromisePage, QueueCursor, Queues, Result,
+    SchedulePage, Store, TaskPage, Transaction, Waiting,
+};
+use links::{Link, Links};
+use revisions::Revisions;
+
+mod connect;
+mod decode;
+mod encode;
+mod error;
+mod links;
+mod revisions;
+mod sql;
+
+/// How many batches are under way at once; half of the connections at most.
+const WRITERS_MAX: usize = 4;
+
+/// How many tags, and bytes of them, a statement looks for.
+const WANTED_TAGS_MAX: usize = 16;
+const WANTED_BYTES_MAX: usize = 4096;
+
+/// How long a statement may take, a little longer than the database lets it.
+const STATEMENT_MAX: Duration = Duration::from_secs(11);
+
+/// For how long the outcome of a commit is looked for when the connection was lost under it.
+const DOUBT_MAX: Duration = Duration::from_secs(5);
+const DOUBT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A store in a PostgreSQL database.
+pub struct PostgresStore {
+    writers: Links,
+    writers_max: usize,
+    readers: Links,
+    /// Searches leave some of the readers to others: they may have to look at every row.
+    searches: Semaphore,
+}
+
+impl PostgresStore {
+    /// Connects to a database and brings its schema up to date. `pool_size` bounds the connections for
+    /// batches and reads (at least one each); listening to other servers takes another.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] when the database cannot be reached or used; the sentence names it, without
+    /// its password.
+    pub async fn open(url: &str, pool_size: u32) -> Result<Self> {
+        let connect::Opened { options } = connect::open(url).await?;
+        let pool_size = usize::try_from(pool_size).unwrap_or(usize::MAX);
+        let writers_max = (pool_size / 2).clamp(1, WRITERS_MAX);
+        let readers_max = pool_size.saturating_sub(writers_max).max(1);
+        let links =
+            |settings, links_max| Links::new(options.clone(), settings, STATEMENT_MAX, links_max);
+        Ok(PostgresStore {
+            writers: links(connect::WRITER_SETTINGS, writers_max),
+            writers_max,
+            readers: links(connect::READER_SETTINGS, readers_max),
+            searches: Semaphore::new((readers_max / 2).max(1)),
+        })
+    }
+
+    async fn all<T>(&self, query: Query, decode: fn(&PgRow) -> Result<T>) -> Result<Vec<T>> {
+        let mut link = self.readers.take().await?;
+        all(&mut link, query, decode).await
+    }
+
+    /// Runs a query that may look at every row.
+    async fn search<T>(&self, query: Query, decode: fn(&PgRow) -> Result<T>) -> Result<Vec<T>> {
+        // The semaphore is never closed.
+        let _permit = self.searches.acquire().await;
+        self.all(query, decode).await
+    }
+
+    /// Finds out what became of a commit whose connection was lost: it happened if something has its
+    /// revision, and otherwise it did not, or has been overwritten.
+    async fn resolve_doubt(&self, changes: &Changes, rev: i64, reason: String) -> Result<()> {
+        let objects = changes.objects.iter();
+        let objects: Vec<&str> = objects.map(|c| &*c.after.promise.id).collect();
+        let schedules: Vec<&str> = changes.schedules.iter().map(|c| &*c.id).collect();
+        let until = Instant::now() + DOUBT_MAX;
+        while Instant::now() < until {
+            sleep(DOUBT_PAUSE).await;
+            let Ok(mut link) = self.writers.take().await else {
+                continue;
+            };
+            let found = link.run(async |connection| {
+                sqlx::query_scalar::<_, bool>(sql::HAS_COMMITTED)
+                    .bind(rev)
+                    .bind(&objects)
+                    .bind(&schedules)
+                    .fetch_one(connection)
+                    .await
+            });
+            match found.await {
+                Ok(true) => return Ok(()),
+                Ok(false) => break,
+                Err(_) => {}
+            }
+        }
+        Err(Error::Unavailable(reason))
+    }
+}
+
+type Query = sqlx::query::Query<'static, Postgres, PgArguments>;
+
+async fn all<T>(
+    link: &mut Link<'_>,
+    query: Query,
+    decode: fn(&PgRow) -> Result<T>,
+) -> Result<Vec<T>> {
+    let rows = link.run(async |connection| query.fetch_all(connection).await);
+    rows.await?.iter().map(decode).collect()
+}
+
+fn texts<'a>(ids: impl IntoIterator<Item = &'a Id>) -> Vec<String> {
+    ids.into_iter().map(ToString::to_string).collect()
+}
+
+/// The argument of a tag filter: members as they stand in the column.
+fn wanted(tags: &Tags) -> Vec<String> {
+    let mut bytes = 0;
+    tags.iter()
+        .take(WANTED_TAGS_MAX)
+        .take_while(|(name, value)| {
+            bytes += name.len() + value.len();
+            bytes <= WANTED_BYTES_MAX
+        })
+        .map(|(name, value)| format!("{}:{}", json(name), json(value)))
+        .collect()
+}
+
+fn limit(rows: usize) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
+}
+
+struct PostgresTransaction<'a> {
+    store: &'a PostgresStore,
+    link: Link<'a>,
+    seen: Revisions,
+}
+
+#[async_trait]
+impl Transaction for PostgresTransaction<'_> {
+    async fn load(&mut self, need: &Need) -> Result<Loaded> {
+        let mut loaded = Loaded::default();
+        if !need.objects.is_empty() || !need.pids.is_empty() {
+            let query = sqlx::query(sql::LOAD_OBJECTS)
+                .bind(texts(&need.objects))
+                .bind(texts(&need.pids));
+            for object in all(&mut self.link, query, decode::revised_object).await? {
+                self.seen.saw_object(&object);
+                loaded.objects.push(object.row);
+            }
+        }
+        if !need.branches.is_empty() {
+            let branches: Vec<String> = need
+                .branches
+                .iter()
+                .map(|b| encode::searchable(b))
+                .collect();
+            let query = sqlx::query(sql::LOAD_BRANCHES).bind(branches);
+            loaded.branch_members = all(&mut self.link, query, decode::promise).await?;
+        }
+        if !need.schedules.is_empty() {
+            let query = sqlx::query(sql::LOAD_SCHEDULES).bind(texts(&need.schedules));
+            for schedule in all(&mut self.link, query, decode::revised_schedule).await? {
+                self.seen.saw_schedule(&schedule);
+                loaded.schedules.push(schedule.row);
+            }
+        }
+        Ok(loaded)
+    }
+
+    async fn commit(self: Box<Self>, changes: &Changes) -> Result<()> {
+        let rev = fastrand::i64(1..);
+        let Some(commit) = encode::commit(changes, &self.seen, rev)? else {
+            return Ok(());
+        };
+        let PostgresTransaction {
+            store, mut link, ..
+        } = *self;
+        let query = sqlx::query_scalar_with::<_, bool, _>(
+            // Put together of constants of this crate, in few combinations: they stay prepared.
+            sqlx::AssertSqlSafe(commit.sql),
+            commit.arguments,
+        );
+        let outcome = link
+            .run(async |connection| query.fetch_one(connection).await)
+            .await;
+        match outcome {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::Conflict(
+                "another batch has changed what this one was decided on".to_owned(),
+            )),
+            Err(Error::Unavailable(reason)) if link.is_lost() => {
+                drop(link);
+                store.resolve_doubt(changes, rev, reason).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    fn lanes(&self) -> usize {
+        self.writers_max
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn begin(&self) -> Result<Box<dyn Transaction + '_>> {
+        Ok(Box::new(PostgresTransaction {
+            store: self,
+            link: self.writers.take().await?,
+            seen: Revisions::default(),
+        }))
+    }
+
+    async fn read(&self, wanted: &[Id]) -> Result<Vec<Object>> {
+        let query = sqlx::query(sql::READ_OBJECTS).bind(texts(wanted));
+        self.all(query, decode::object).await
+    }
+
+    async fn read_schedule(&self, id: &str) -> Result<Option<Schedule>> {
+        let query = sqlx::query(sql::LOAD_SCHEDULES).bind(vec![id.to_owned()]);
+        Ok(self.all(query, decode::schedule).await?.pop())
+    }
+
+    async fn promises(&self, page: &PromisePage) -> Result<Vec<Promise>> {
+        let query = sqlx::query(sql::PROMISES)
+            .bind(page.after.as_deref().map(str::to_owned))
+            .bind(page.state.map(|state| state.as_str()))
+            .bind(page.or_due)
+            .bind(wanted(&page.tags))
+            .bind(limit(page.limit));
+        self.search(query, decode::promise).await
+    }
+
+    async fn tasks(&self, page: &TaskPage) -> Result<Vec<Object>> {
+        let query = sqlx::query(sql::TASKS)
+            .bind(page.after.as_deref().map(str::to_owned))
+            .bind(page.state.map(|state| state.as_str()))
+            .bind(page.or_due)
+            .bind(limit(page.limit));
+        self.search(query, decode::object).await
+    }
+
+    async fn schedules(&self, page: &SchedulePage) -> Result<Vec<Schedule>> {
+        let query = sqlx::query(sql::SCHEDULES)
+            .bind(page.after.as_deref().map(str::to_owned))
+            .bind(wanted(&page.tags))
+            .bind(limit(page.limit));
+        self.search(query, decode::schedule).await
+    }
+
+    async fn due(&self, until: Millis, queues: Queues<'_>, rows: usize) -> Result<Vec<Deadline>> {
+        let query = match queues {
+            Queues::All => sqlx::query(sql::DUE_ALL).bind(until).bind(limit(rows)),
+            Queues::Only(names) => sqlx::query(sql::DUE_ONLY)
+                .bind(until)
+                .bind(limit(rows))
+                .bind(texts(names)),
+        };
+        self.all(query, decode::deadline).await
+    }
+
+    async fn waiting(
+        &self,
+        queue: &str,
+        now: Millis,
+        after: Option<&QueueCursor>,
+        rows: usize,
+    ) -> Result<Vec<Waiting>> {
+        let (at, id, address) = match after {
+            Some((at, id, address)) => (*at, &**id, &**address),
+            None => (Millis::MIN, "", ""),
+        };
+        let page = |sql| {
+            sqlx::query(sql)
+                .bind(queue.to_owned())
+                .bind(now)
+                .bind(at)
+                .bind(id.to_owned())
+                .bind(address.to_owned())
+                .bind(limit(rows))
+        };
+        let executes = self.all(page(sql::WAITING_EXECUTES), decode::waiting_execute);
+        let mut all = executes.await?;
+        let unblocks = self.all(page(sql::WAITING_UNBLOCKS), decode::waiting_unblock);
+        all.extend(unblocks.await?);
+        all.sort_by(|one, other| one.position().cmp(&other.position()));
+        all.truncate(rows);
+        Ok(all)
+    }
+
+    async fn stale_unblocks(&self, before: Millis, rows: usize) -> Result<Vec<(Id, Id)>> {
+        let query = sqlx::query(sql::STALE_UNBLOCKS)
+            .bind(before)
+            .bind(limit(rows));
+        self.all(query, decode::listener_key).await
+    }
+
+    async fn dump(&self) -> Result<Dump> {
+        let mut link = self.readers.take().await?;
+        let rows = link.run(async |connection| {
+            use sqlx::Connection;
+            let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+            let mut snapshot = connection.begin_with(begin).await?;
+            let objects = sqlx::query(sql::DUMP_OBJECTS).fetch_all(&mut *snapshot);
+            let objects = objects.await?;
+            let schedules = sqlx::query(sql::DUMP_SCHEDULES).fetch_all(&mut *snapshot);
+            let schedules = schedules.await?;
+            snapshot.rollback().await?;
+            Ok((objects, schedules))
+        });
+        let (objects, schedules) = rows.await?;
+        Ok(Dump {
+            objects: objects.iter().map(decode::object).collect::<Result<_>>()?,
+            schedules: schedules
+                .iter()
+                .map(decode::schedule)
+                .collect::<Result<_>>()?,
+        })
+    }
+
+    async fn reset(&self) -> Result<()> {
+        let mut link = self.readers.take().await?;
+        let done = link.run(async |connection| sqlx::query(sql::RESET).execute(connection).await);
+        done.await.map(drop)
+    }
+
+    async fn ping(&self) -> Result<()> {
+        let mut link = self.readers.take().await?;
+        let is_standby = link.run(async |connection| {
+            sqlx::query_scalar::<_, bool>(sql::IS_STANDBY)
+                .fetch_one(connection)
+                .await
+        });
+        if is_standby.await? {
+            return Err(Error::Unavailable(
+                "the database is a standby, which takes no writes".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    async fn now(&self) -> Result<Option<Millis>> {
+        let mut link = self.readers.take().await?;
+        let now =
+            link.run(async |connection| sqlx::query_scalar(sql::CLOCK).fetch_one(connection).await);
+        now.await.map(Some)
+    }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        self.writers.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;
