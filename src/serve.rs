@@ -174,6 +174,7 @@ async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
                 SqliteStore::open(Path::new(&sqlite.path), durability).await?,
             ))
         }
+        Backend::Postgres => anyhow::bail!("storage.type = \"postgres\" is being built"),
     }
 }
 
@@ -242,6 +243,7 @@ fn log_start(config: &Config, address: std::net::SocketAddr) {
     let storage = match config.storage.backend {
         Backend::Sqlite if config.storage.sqlite.is_memory() => "memory",
         Backend::Sqlite => "sqlite",
+        Backend::Postgres => "postgres",
     };
     let poll = config.transports.http_poll.enabled;
     let http_push = config.transports.http_push.enabled;
