@@ -16,7 +16,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::config::{Backend, Config, Synchronous};
+use crate::config::{Backend, Config, PostgresUrl, Synchronous};
 use crate::driver::Drivers;
 use crate::driver::outbox::{self, Outbox, Transports};
 use crate::driver::timers::{self, Timers};
@@ -28,6 +28,7 @@ use crate::protocol::address::Rules;
 use crate::protocol::parse;
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
+use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::{Durability, SqliteStore};
 use crate::transport::http_push::{self, HttpPush};
 use crate::transport::poll::{self, Hub};
@@ -174,6 +175,14 @@ async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
                 SqliteStore::open(Path::new(&sqlite.path), durability).await?,
             ))
         }
+        Backend::Postgres => {
+            let postgres = &config.storage.postgres;
+            let url = postgres.url.as_ref().map(PostgresUrl::as_str);
+            let url = url.context("storage.postgres.url is not set")?;
+            Ok(Arc::new(
+                PostgresStore::open(url, postgres.pool_size).await?,
+            ))
+        }
     }
 }
 
@@ -242,6 +251,7 @@ fn log_start(config: &Config, address: std::net::SocketAddr) {
     let storage = match config.storage.backend {
         Backend::Sqlite if config.storage.sqlite.is_memory() => "memory",
         Backend::Sqlite => "sqlite",
+        Backend::Postgres => "postgres",
     };
     let poll = config.transports.http_poll.enabled;
     let http_push = config.transports.http_push.enabled;

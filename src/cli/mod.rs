@@ -40,10 +40,11 @@ enum Command {
     /// Settings come from built-in defaults, resonate.toml in the working directory, RESONATE_*
     /// environment variables and the flags below; later ones win.
     Serve(Box<serve::Flags>),
-    /// Runs the server for development: as `serve`, but nothing outlives the process
+    /// Runs the server for development: as `serve`, but with SQLite in memory
     ///
-    /// The database is in memory unless --storage-sqlite-path names a file. Every other setting
-    /// comes from where `serve` takes it.
+    /// The SQLite database is in memory unless --storage-sqlite-path names a file. Every other
+    /// setting comes from where `serve` takes it, --storage-type too: a PostgreSQL database is used
+    /// as configured.
     Dev(Box<serve::Flags>),
 }
 

@@ -72,7 +72,7 @@ struct ServerFlags {
 #[derive(Args)]
 #[command(next_help_heading = "Storage")]
 struct StorageFlags {
-    /// Where promises are kept: sqlite
+    /// Where promises are kept: sqlite or postgres
     #[arg(long, value_name = "TYPE")]
     storage_type: Option<String>,
     /// SQLite database file; `:memory:` for one that does not outlive the process
@@ -82,6 +82,13 @@ struct StorageFlags {
     /// acknowledged writes
     #[arg(long, value_name = "MODE")]
     storage_sqlite_synchronous: Option<String>,
+    /// PostgreSQL database: `postgres://user:password@host:5432/name?sslmode=verify-full`; a
+    /// password is safer in the environment
+    #[arg(long, value_name = "URL")]
+    storage_postgres_url: Option<String>,
+    /// Connections to PostgreSQL that the server may hold
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    storage_postgres_pool_size: Option<i64>,
 }
 
 #[derive(Args)]
@@ -199,6 +206,11 @@ impl StorageFlags {
         given.add(
             "storage.sqlite.synchronous",
             self.storage_sqlite_synchronous,
+        );
+        given.add("storage.postgres.url", self.storage_postgres_url);
+        given.add(
+            "storage.postgres.pool_size",
+            self.storage_postgres_pool_size,
         );
     }
 }

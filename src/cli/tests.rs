@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use figment::value::Value;
 
 use super::*;
-use crate::config::{Millis, Synchronous};
+use crate::config::{Backend, Millis, Synchronous};
 
 fn run(arguments: &[&str]) -> Result<Invocation, Failure> {
     run_with(arguments, &Environment::new())
@@ -30,7 +30,8 @@ fn usage(arguments: &[&str]) -> clap::Error {
 fn other_value(key: &str, default: &Value) -> String {
     match (key, default) {
         ("level", _) => "debug".to_owned(),
-        ("storage.type", _) => "sqlite".to_owned(),
+        ("storage.type", _) => "postgres".to_owned(),
+        ("storage.postgres.url", _) => "postgresql://other".to_owned(),
         ("storage.sqlite.synchronous", _) => "normal".to_owned(),
         ("server.url", _) => "http://other".to_owned(),
         ("server.max_body_size", _) => "7".to_owned(),
@@ -48,17 +49,21 @@ fn the_definitions_are_consistent() {
 
 #[test]
 fn every_setting_has_a_flag_that_means_what_its_variable_means() {
+    // Without which storage.type has one value only.
+    let url = keys::environment_variable("storage.postgres.url");
+    let base = BTreeMap::from([(url, "postgres://base".to_owned())]);
     for (key, default) in keys::defaults() {
         let flag = keys::flag(&key);
         let value = other_value(&key, &default);
         for name in ["serve", "dev"] {
             let by_flag = match key.as_str() {
-                "debug" => run(&[name, &flag]),
-                _ => run(&[name, &flag, &value]),
+                "debug" => run_with(&[name, &flag], &base),
+                _ => run_with(&[name, &flag, &value], &base),
             };
             let by_flag = by_flag.unwrap().config;
             let variable = keys::environment_variable(&key);
-            let environment = BTreeMap::from([(variable, value.clone())]);
+            let mut environment = base.clone();
+            environment.insert(variable, value.clone());
             let by_variable = run_with(&[name], &environment).unwrap().config;
             if name == "dev" && key == "storage.sqlite.path" {
                 assert_eq!(
@@ -69,8 +74,8 @@ fn every_setting_has_a_flag_that_means_what_its_variable_means() {
                 continue;
             }
             assert_eq!(by_flag, by_variable, "{key}");
-            let plain = run(&[name]).unwrap().config;
-            assert_eq!(by_flag == plain, key == "storage.type", "{key}");
+            let plain = run_with(&[name], &base).unwrap().config;
+            assert_ne!(by_flag, plain, "{key}");
         }
     }
 }
@@ -94,13 +99,14 @@ fn every_flag_is_a_setting() {
 
 #[test]
 fn help_has_the_unit_the_default_and_the_variable_of_every_flag() {
-    const UNITS: [&str; 6] = [
+    const UNITS: [&str; 7] = [
         "milliseconds",
         "bytes",
         "requests",
         "entries",
         "streams",
         "messages",
+        "connections",
     ];
     let comments = config::reference_comments();
     let command = command();
@@ -169,11 +175,17 @@ fn flags_are_read() {
 }
 
 #[test]
-fn dev_is_serve_in_memory() {
+fn dev_is_serve_with_sqlite_in_memory() {
     let invocation = run(&["dev"]).unwrap();
     assert!(invocation.config.storage.sqlite.is_memory());
     let invocation = run(&["dev", "--storage-sqlite-path", "a.db"]).unwrap();
     assert_eq!(invocation.config.storage.sqlite.path, "a.db");
+    let database = [
+        "--storage-type=postgres",
+        "--storage-postgres-url=postgres://db",
+    ];
+    let invocation = run(&["dev", database[0], database[1]]).unwrap();
+    assert_eq!(invocation.config.storage.backend, Backend::Postgres);
 }
 
 #[test]
@@ -189,7 +201,6 @@ fn usage_errors_exit_with_2() {
         &["serve", "--transports-http-poll-enabled"],
         &["serve", "--transports-http-poll-enabled", "maybe"],
         // Settings that this version does not serve.
-        &["serve", "--storage-postgres-url", "postgres://db"],
         &["serve", "--auth-publickey", "key.pem"],
     ] {
         let error = usage(arguments);

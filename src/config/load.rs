@@ -7,7 +7,7 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
 use super::storage::MEMORY;
-use super::{Config, Error, Layers, Loaded, environment, file, keys, unsupported};
+use super::{Backend, Config, Error, Layers, Loaded, environment, file, keys, unsupported};
 
 const DEFAULT: &str = "the built-in default";
 
@@ -45,6 +45,7 @@ pub fn load(layers: &Layers<'_>) -> Result<Loaded, Error> {
     unsupported::refuse(&merged)?;
     let config: Config = merged.extract().map_err(|error| refused(&error, &known))?;
     check_limits(&config, &merged)?;
+    check_storage(&config, &merged)?;
     Ok(Loaded { config, warnings })
 }
 
@@ -122,6 +123,17 @@ fn check_limits(config: &Config, merged: &Figment) -> Result<(), Error> {
         source_of(merged, IN_FLIGHT),
         source_of(merged, BODY),
     )))
+}
+
+fn check_storage(config: &Config, merged: &Figment) -> Result<(), Error> {
+    let storage = &config.storage;
+    if storage.backend != Backend::Postgres || storage.postgres.url.is_some() {
+        return Ok(());
+    }
+    const TYPE: &str = "storage.type";
+    let variable = keys::environment_variable("storage.postgres.url");
+    let reason = format!("{TYPE}=postgres requires {variable}");
+    Err(Error::of(TYPE, &source_of(merged, TYPE), &reason))
 }
 
 /// Says in one sentence what figment found.

@@ -19,6 +19,7 @@ mod file;
 pub mod keys;
 mod load;
 mod observability;
+mod postgres;
 pub mod redact;
 mod server;
 mod storage;
@@ -35,6 +36,7 @@ pub(crate) use tests::reference::comments as reference_comments;
 pub use environment::Environment;
 pub use load::load;
 pub use observability::Observability;
+pub use postgres::{Postgres, PostgresUrl};
 pub use server::{Cors, Server};
 pub use storage::{Backend, Sqlite, Storage, Synchronous};
 pub use tasks::{Messages, Tasks, Timeouts};
@@ -93,7 +95,7 @@ pub struct Layers<'a> {
     pub environment: &'a Environment,
     /// The flags that were given.
     pub flags: &'a [Flag],
-    /// `resonate dev`: nothing outlives the process, unless a flag names a database file.
+    /// `resonate dev`: SQLite is in memory, unless a flag names a database file.
     pub is_dev: bool,
 }
 

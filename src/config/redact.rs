@@ -1,12 +1,14 @@
 //! Hides secrets in what is shown or logged.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, Error};
 
 const HIDDEN: &str = "***";
-const SECRET_WORDS: [&str; 4] = ["password", "passwd", "secret", "token"];
+// A key may stand in the URL itself instead of the path of its file.
+const SECRET_WORDS: [&str; 6] = ["password", "passwd", "secret", "token", "sslkey", "ssl-key"];
 
 /// An absolute `http` or `https` URL; `Debug` hides a password in it.
 #[derive(Clone, PartialEq, Eq, Serialize)]
@@ -71,9 +73,13 @@ pub fn url(text: &str) -> String {
 
 fn parameter(pair: &str) -> String {
     match pair.split_once('=') {
-        Some((name, _)) if speaks_of_secrets(name) => format!("{name}={HIDDEN}"),
+        Some((name, _)) if speaks_of_secrets(&decoded(name)) => format!("{name}={HIDDEN}"),
         _ => pair.to_owned(),
     }
+}
+
+fn decoded(name: &str) -> Cow<'_, str> {
+    percent_encoding::percent_decode_str(name).decode_utf8_lossy()
 }
 
 /// A line of a configuration file, without the value if that may be a secret.
@@ -110,6 +116,10 @@ mod tests {
             (
                 "postgres://db/r?user=me&password=x",
                 "postgres://db/r?user=me&password=***",
+            ),
+            (
+                "postgres://db/r?p%61ssword=x&sslkey=-----BEGIN&sslcert=a.pem",
+                "postgres://db/r?p%61ssword=***&sslkey=***&sslcert=a.pem",
             ),
             (
                 "http://h/?access_token=x&b=1",

@@ -3,6 +3,7 @@
 use serde::de::{Deserializer, Error};
 use serde::{Deserialize, Serialize};
 
+use super::Postgres;
 use super::value;
 
 /// The SQLite path of a database that lives and dies with the process.
@@ -16,6 +17,8 @@ pub struct Storage {
     pub backend: Backend,
     /// SQLite.
     pub sqlite: Sqlite,
+    /// PostgreSQL.
+    pub postgres: Postgres,
 }
 
 /// The kind of database.
@@ -25,12 +28,15 @@ pub enum Backend {
     /// One file, one server.
     #[default]
     Sqlite,
+    /// A database server, which may be shared.
+    Postgres,
 }
 
 impl<'de> Deserialize<'de> for Backend {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         match String::deserialize(from)?.as_str() {
             "sqlite" => Ok(Backend::Sqlite),
+            "postgres" => Ok(Backend::Postgres),
             other => Err(D::Error::custom(format!(
                 "Unknown storage backend: '{other}'. Valid options are 'sqlite' and 'postgres'."
             ))),

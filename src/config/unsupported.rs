@@ -9,23 +9,18 @@ use figment::value::{Empty, Value};
 use super::Error;
 use super::load::{integer, source_of};
 
-/// What may be written without a difference: the default of the setting, or, with `AllBut`, any
-/// value that this version serves.
+/// What may be written without a difference: the default of the setting.
 #[derive(Clone, Copy, Debug)]
 enum Harmless {
     Unset,
     Bool(bool),
     Int(u32),
     Str(&'static str),
-    AllBut(&'static str),
 }
 
 const TABLE: &[(&str, Harmless)] = {
-    use Harmless::{AllBut, Bool, Int, Str, Unset};
+    use Harmless::{Bool, Int, Str, Unset};
     &[
-        ("storage.type", AllBut("postgres")),
-        ("storage.postgres.url", Unset),
-        ("storage.postgres.pool_size", Int(10)),
         ("auth.publickey", Unset),
         ("auth.iss", Unset),
         ("auth.aud", Unset),
@@ -49,7 +44,7 @@ const TABLE: &[(&str, Harmless)] = {
 pub(super) fn keys() -> impl Iterator<Item = (&'static str, Value)> {
     TABLE
         .iter()
-        .filter_map(|(key, harmless)| Some((*key, harmless.default()?)))
+        .map(|(key, harmless)| (*key, harmless.default()))
 }
 
 /// Refuses whatever of the table has been set to a value that would make a difference. The value of
@@ -62,26 +57,21 @@ pub(super) fn refuse(merged: &Figment) -> Result<(), Error> {
         if harmless.admits(&value) {
             continue;
         }
-        let what = match harmless {
-            Harmless::AllBut(refused) => format!("{key} = \"{refused}\""),
-            _ => (*key).to_owned(),
-        };
         let source = source_of(merged, key);
         return Err(Error::new(format!(
-            "{what} is not supported by this version (from {source})"
+            "{key} is not supported by this version (from {source})"
         )));
     }
     Ok(())
 }
 
 impl Harmless {
-    fn default(self) -> Option<Value> {
+    fn default(self) -> Value {
         match self {
-            Harmless::Unset => Some(Empty::None.into()),
-            Harmless::Bool(is_on) => Some(is_on.into()),
-            Harmless::Int(n) => Some(n.into()),
-            Harmless::Str(text) => Some(text.into()),
-            Harmless::AllBut(_) => None,
+            Harmless::Unset => Empty::None.into(),
+            Harmless::Bool(is_on) => is_on.into(),
+            Harmless::Int(n) => n.into(),
+            Harmless::Str(text) => text.into(),
         }
     }
 
@@ -91,7 +81,6 @@ impl Harmless {
             Harmless::Bool(is_on) => value.to_bool() == Some(is_on),
             Harmless::Int(n) => integer(value) == Some(n.into()),
             Harmless::Str(text) => value.as_str() == Some(text),
-            Harmless::AllBut(refused) => value.as_str() != Some(refused),
         }
     }
 }

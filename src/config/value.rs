@@ -45,7 +45,10 @@ impl fmt::Display for Millis {
 
 /// What a non-negative integer is read into.
 pub(super) trait Whole: Sized {
-    /// Makes one of `n`, which is at most [`MAX`].
+    /// The largest there may be.
+    const MAX: u64 = MAX;
+
+    /// Makes one of `n`, which is at most [`Whole::MAX`].
     fn of(n: u64) -> Option<Self>;
 }
 
@@ -58,6 +61,14 @@ impl Whole for Millis {
 impl Whole for usize {
     fn of(n: u64) -> Option<Self> {
         usize::try_from(n).ok()
+    }
+}
+
+impl Whole for u32 {
+    const MAX: u64 = u32::MAX as u64;
+
+    fn of(n: u64) -> Option<Self> {
+        u32::try_from(n).ok()
     }
 }
 
@@ -80,9 +91,9 @@ fn whole<'de, D: Deserializer<'de>, T: Whole>(from: D, min: i128) -> Result<T, D
     }
     u64::try_from(n)
         .ok()
-        .filter(|n| *n <= MAX)
+        .filter(|n| *n <= T::MAX)
         .and_then(T::of)
-        .ok_or_else(|| D::Error::custom(format!("must be at most {MAX} (got {n})")))
+        .ok_or_else(|| D::Error::custom(format!("must be at most {} (got {n})", T::MAX)))
 }
 
 /// Reads a TCP port; 0 lets the system choose or, for metrics, means off.

@@ -173,7 +173,7 @@ fn bad_values_are_refused_with_the_reason() {
         ),
         (
             &["--storage-type", "postgres"],
-            "storage.type = \"postgres\" is not supported by this version",
+            "storage.type=postgres requires RESONATE_STORAGE__POSTGRES__URL",
         ),
         (
             &["--tasks-retry-timeout", "0"],
@@ -190,6 +190,18 @@ fn bad_values_are_refused_with_the_reason() {
         (&["--server-cors-allow-origin", "bad\norigin"], ""),
     ] {
         expect_configuration_error(&serve(flags, &[], home.path()), reason);
+    }
+}
+
+#[test]
+fn a_password_in_a_url_that_is_refused_is_not_shown() {
+    let home = tempfile::tempdir().unwrap();
+    for url in ["mysql://me:hunter2@db/r", "postgres://me:1/hunter2@db/r"] {
+        let env = [("RESONATE_STORAGE__POSTGRES__URL", url)];
+        let exit = serve(&["--storage-type", "postgres"], &env, home.path());
+        let reason = "storage.postgres.url must be a postgres:// or postgresql:// URL";
+        expect_configuration_error(&exit, reason);
+        assert!(!exit.stderr.contains("hunter2"), "{exit:?}");
     }
 }
 

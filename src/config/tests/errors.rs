@@ -3,7 +3,7 @@
 use super::*;
 
 /// The settings that must be at least 1.
-const AT_LEAST_ONE: [&str; 19] = [
+const AT_LEAST_ONE: [&str; 20] = [
     "messages.batch_size",
     "messages.poll_interval",
     "messages.unblock_ttl",
@@ -11,6 +11,7 @@ const AT_LEAST_ONE: [&str; 19] = [
     "server.max_in_flight",
     "server.max_in_flight_bytes",
     "server.request_deadline",
+    "storage.postgres.pool_size",
     "tasks.lease_timeout",
     "tasks.retry_timeout",
     "timeouts.poll_interval",
@@ -40,7 +41,7 @@ fn every_integer_is_in_the_table_of_this_test() {
 
 #[test]
 fn integers_that_must_be_at_least_one_say_so_whatever_their_source() {
-    for key in &AT_LEAST_ONE[..17] {
+    for key in &AT_LEAST_ONE[..18] {
         let flag = keys::flag(key);
         for n in [0_i64, -5] {
             let sentence = format!("{key} must be at least 1 (got {n})");

@@ -6,6 +6,7 @@ use super::*;
 
 mod errors;
 mod layers;
+mod postgres;
 pub(crate) mod reference;
 mod unknown;
 

@@ -80,8 +80,6 @@ fn an_ambient_otlp_endpoint_is_told_not_refused() {
 #[test]
 fn settings_that_are_not_served_are_refused_whatever_their_source() {
     for (key, value) in [
-        ("storage.postgres.url", "\"postgres://me:hunter2@db/r\""),
-        ("storage.postgres.pool_size", "11"),
         ("auth.publickey", "\"none\""),
         ("auth.publickey", "\"\""),
         ("auth.iss", "\"me\""),
@@ -114,29 +112,15 @@ fn settings_that_are_not_served_are_refused_whatever_their_source() {
 }
 
 #[test]
-fn postgres_is_refused_as_a_value_of_the_storage_type() {
-    assert_eq!(
-        given().file("storage.type = \"postgres\"").error(),
-        "storage.type = \"postgres\" is not supported by this version (from resonate.toml)"
-    );
-    assert_eq!(
-        given().flag("storage.type", "postgres").error(),
-        "storage.type = \"postgres\" is not supported by this version (from --storage-type)"
-    );
-}
-
-#[test]
 fn defaults_of_settings_that_are_not_served_are_harmless() {
     let config = given()
         .file(
             "legacy.rest = false\nobservability.otlp_endpoint = \"localhost:4317\"\n\
              transports.gcps = { enabled = false, concurrency = 256, timeout = 10000 }\n\
              transports.bash_exec = { enabled = false, working_dir = \"<root>\" }\n\
-             transports.http_push.auth = { mode = \"none\", header = \"Authorization\" }\n\
-             storage.postgres.pool_size = 10",
+             transports.http_push.auth = { mode = \"none\", header = \"Authorization\" }",
         )
         .env("RESONATE_LEGACY__REST", "false")
-        .env("RESONATE_STORAGE__POSTGRES__POOL_SIZE", "10")
         .config();
     assert_eq!(config, Config::default());
 }
