@@ -86,7 +86,7 @@ impl Store for Faulty {
         let inner = self.inner.begin().await?;
         Ok(Box::new(FaultyTransaction { store: self, inner }))
     }
-    async fn read(&self, ids: &[Id]) -> store::Result<Vec<machine::object::Object>> {
+    async fn read(&self, ids: &[Id]) -> store::Result<Vec<Object>> {
         self.inner.read(ids).await
     }
     async fn read_schedule(&self, id: &str) -> store::Result<Option<Schedule>> {
@@ -95,7 +95,7 @@ impl Store for Faulty {
     async fn promises(&self, page: &PromisePage) -> store::Result<Vec<Promise>> {
         self.inner.promises(page).await
     }
-    async fn tasks(&self, page: &TaskPage) -> store::Result<Vec<machine::object::Object>> {
+    async fn tasks(&self, page: &TaskPage) -> store::Result<Vec<Object>> {
         self.inner.tasks(page).await
     }
     async fn schedules(&self, page: &SchedulePage) -> store::Result<Vec<Schedule>> {
@@ -198,10 +198,7 @@ async fn a_lone_request_commits_at_once_and_what_arrives_meanwhile_shares_the_ne
         .map(|n| send(&engine, create(&format!("p{n}"))))
         .collect();
     // All of them are queued behind the commit in flight.
-    while lock(&engine.lane)
-        .as_ref()
-        .is_some_and(|lane| lane.capacity() > QUEUE_JOBS_MAX - 20)
-    {
+    while engine.lanes.read().unwrap()[0].capacity() > QUEUE_JOBS_MAX - 20 {
         tokio::task::yield_now().await;
     }
     store.gate.add_permits(2);
