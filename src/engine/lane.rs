@@ -62,6 +62,8 @@ pub(super) struct Lane {
     pub clock: Arc<Clock>,
     pub config: machine::Config,
     pub hooks: Arc<dyn Hooks>,
+    /// Whether other servers decide about the same objects.
+    pub is_shared: bool,
     /// Whether the last write failed because the storage is out; the lanes share it.
     pub is_out: Arc<AtomicBool>,
 }
@@ -191,7 +193,7 @@ impl Lane {
         let mut ws = Workspace::default();
         self.load_all(&mut *tx, &mut ws, batch, time.now).await?;
         let has_own_time = batch.iter().any(|job| job.now.is_some());
-        let stores_deadlines = self.store.is_shared() && !has_own_time;
+        let stores_deadlines = self.is_shared && !has_own_time;
         let mut settled = 0;
         let mut replies = Vec::with_capacity(batch.len());
         for job in batch {

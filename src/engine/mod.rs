@@ -107,6 +107,8 @@ pub struct Engine {
     clock: Arc<Clock>,
     hooks: Arc<dyn Hooks>,
     request_deadline: Duration,
+    /// Whether other servers decide about the same objects.
+    is_shared: bool,
     /// Empty once the engine has stopped.
     lanes: std::sync::RwLock<Vec<mpsc::Sender<Job>>>,
     lane_tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
@@ -118,6 +120,7 @@ pub struct Engine {
 impl Engine {
     /// Starts the lanes.
     pub fn start(options: Options) -> Arc<Engine> {
+        let is_shared = options.store.bus().is_some();
         let is_out = Arc::new(AtomicBool::new(false));
         let (lanes, lane_tasks) = (0..options.store.lanes().max(1))
             .map(|_| {
@@ -127,6 +130,7 @@ impl Engine {
                     clock: options.clock.clone(),
                     config: options.config,
                     hooks: options.hooks.clone(),
+                    is_shared,
                     is_out: is_out.clone(),
                 };
                 (sender, tokio::spawn(lane.run(receiver)))
@@ -137,6 +141,7 @@ impl Engine {
             clock: options.clock,
             hooks: options.hooks,
             request_deadline: options.request_deadline,
+            is_shared,
             lanes: std::sync::RwLock::new(lanes),
             lane_tasks: std::sync::Mutex::new(lane_tasks),
             is_paused: AtomicBool::new(false),
@@ -311,7 +316,7 @@ impl Engine {
     }
 
     async fn query(&self, query: &Query, now: Millis, is_now: bool) -> Result<Reply, Error> {
-        let stores_deadlines = is_now && self.store.is_shared();
+        let stores_deadlines = is_now && self.is_shared;
         Ok(match query {
             Query::PromiseGet { id } => {
                 let object = self.read(id, now, stores_deadlines).await?;

@@ -33,6 +33,11 @@ pub const READER_SETTINGS: &str = "
     SET statement_timeout = '10s'; SET idle_in_transaction_session_timeout = '10s';
     SET client_min_messages = warning";
 
+/// What the connection that tells other servers is told. What it says need not survive a crash.
+pub const BUS_SETTINGS: &str = "
+    SET jit = off; SET synchronous_commit = off; SET statement_timeout = '10s';
+    SET client_min_messages = warning";
+
 /// A database that is ready to be used.
 pub struct Opened {
     /// To make connections with.
@@ -51,6 +56,9 @@ pub async fn open(url: &str) -> Result<Opened> {
     let mut connection = connecting
         .map_err(|_| Error::Unusable(format!("the database {place} does not answer")))?
         .map_err(|error| explain_open(&error, place))?;
+    let quietly = sqlx::raw_sql("SET client_min_messages = warning");
+    let told = quietly.execute(&mut connection).await;
+    told.map_err(|error| explain_open(&error, place))?;
     check_server(&mut connection, place).await?;
     migrate(&mut connection, place, &migrations()).await?;
     // It is of no further use either way.

@@ -12,6 +12,7 @@
 //! meanwhile it writes nothing and is a [`Error::Conflict`]. So a batch costs as many round trips as it
 //! has loads, and one; and a server that vanishes in the middle leaves no lock behind.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,9 +28,12 @@ use super::{
     Changes, Deadline, Dump, Error, Loaded, Need, PromisePage, QueueCursor, Queues, Result,
     SchedulePage, Store, TaskPage, Transaction, Waiting,
 };
+use crate::store::bus::Bus;
+use bus::PostgresBus;
 use links::{Link, Links};
 use revisions::Revisions;
 
+mod bus;
 mod connect;
 mod decode;
 mod encode;
@@ -57,6 +61,7 @@ pub struct PostgresStore {
     writers: Links,
     writers_max: usize,
     readers: Links,
+    bus: Arc<PostgresBus>,
     /// Searches leave some of the readers to others: they may have to look at every row.
     searches: Semaphore,
 }
@@ -79,6 +84,7 @@ impl PostgresStore {
             writers: links(connect::WRITER_SETTINGS, writers_max),
             writers_max,
             readers: links(connect::READER_SETTINGS, readers_max),
+            bus: Arc::new(PostgresBus::new(options.clone())),
             searches: Semaphore::new((readers_max / 2).max(1)),
         })
     }
@@ -231,8 +237,8 @@ impl Store for PostgresStore {
         self.writers_max
     }
 
-    fn is_shared(&self) -> bool {
-        true
+    fn bus(&self) -> Option<Arc<dyn Bus>> {
+        Some(self.bus.clone())
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction + '_>> {
@@ -379,6 +385,7 @@ impl Store for PostgresStore {
     }
 
     async fn close(&self) {
+        self.bus.close().await;
         self.readers.close().await;
         self.writers.close().await;
     }

@@ -218,6 +218,11 @@ pub const RESET: &str = "
         p AS (DELETE FROM promises)
     DELETE FROM schedules";
 
+/// Sends texts $2 on the channel $1.
+pub const NOTIFY: &str = "
+    SELECT pg_notify($1, t.text) FROM unnest($2::text[]) WITH ORDINALITY AS t (text, place)
+    ORDER BY t.place";
+
 /// Whether the server takes writes: a standby does not.
 pub const IS_STANDBY: &str = "SELECT pg_is_in_recovery()";
 
