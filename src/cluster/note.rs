@@ -166,3 +166,70 @@ fn split<T: Serialize>(items: Vec<T>) -> Vec<Vec<T>> {
 fn text<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("strings and numbers always serialise")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queues(count: usize) -> Vec<Id> {
+        let name = |n| format!("uni@workers/{n:032x}\u{1f}\"").into();
+        (0..count).map(name).collect()
+    }
+
+    #[test]
+    fn long_lists_become_notes_that_fit() {
+        let node = NodeId::random();
+        let notes = listening(node, 7, &queues(2000));
+        assert!(notes.len() > 10);
+        let mut heard = Vec::new();
+        for (index, text) in texts(notes.clone()).iter().enumerate() {
+            assert!(text.len() <= TEXT_BYTES_MAX);
+            match serde_json::from_str(text).unwrap() {
+                Note::Listening {
+                    part,
+                    parts,
+                    queues,
+                    ..
+                } => {
+                    assert_eq!(usize::try_from(part).unwrap(), index);
+                    assert_eq!(usize::try_from(parts).unwrap(), notes.len());
+                    heard.extend(queues);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(heard, queues(2000));
+        let wake = Note::Wake {
+            node,
+            queues: queues(2000),
+        };
+        assert!(
+            texts([wake])
+                .iter()
+                .all(|text| text.len() <= TEXT_BYTES_MAX)
+        );
+        assert_eq!(listening(node, 1, &[]).len(), 1);
+    }
+
+    #[test]
+    fn parcels_are_put_together_by_node() {
+        let nodes = [NodeId(1), NodeId(2)];
+        let parcel = |n: usize| Parcel::Unblock {
+            promise: format!("{n:0100}").into(),
+            address: "poll://uni@g/1".into(),
+        };
+        let parcels: Vec<_> = (0..500).map(|n| (nodes[n % 2], parcel(n))).collect();
+        let notes = offers(&parcels);
+        let mut heard = Vec::new();
+        for text in texts(notes) {
+            match serde_json::from_str(&text).unwrap() {
+                Note::Offer { to, parcels } => {
+                    heard.extend(parcels.into_iter().map(|parcel| (to, parcel)));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(heard.len(), 500);
+        assert!(parcels.iter().all(|parcel| heard.contains(parcel)));
+    }
+}
