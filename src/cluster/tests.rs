@@ -196,7 +196,9 @@ async fn all_who_listen_are_woken_where_nobody_is_known() {
     let bus = MemoryBus::new();
     let [a, b, c] = [&["any@g"][..], &["any@g", "any@h"], &["any@h"]].map(|q| Node::start(&bus, q));
     pass(200).await;
-    [&a, &b, &c].map(Node::woken);
+    for node in [&a, &b, &c] {
+        node.woken();
+    }
     a.cluster.wake(["any@g".into(), "any@i".into()]);
     pass(50).await;
     assert_eq!(a.woken(), []);

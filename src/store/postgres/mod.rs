@@ -78,12 +78,14 @@ impl PostgresStore {
         let pool_size = usize::try_from(pool_size).unwrap_or(usize::MAX);
         let writers_max = (pool_size / 2).clamp(1, WRITERS_MAX);
         let readers_max = pool_size.saturating_sub(writers_max).max(1);
-        let links =
-            |settings, links_max| Links::new(options.clone(), settings, STATEMENT_MAX, links_max);
+        let links = |links_max| {
+            let options = options.clone();
+            Links::new(options, connect::SETTINGS, STATEMENT_MAX, links_max)
+        };
         Ok(PostgresStore {
-            writers: links(connect::WRITER_SETTINGS, writers_max),
+            writers: links(writers_max),
             writers_max,
-            readers: links(connect::READER_SETTINGS, readers_max),
+            readers: links(readers_max),
             bus: Arc::new(PostgresBus::new(options.clone())),
             searches: Semaphore::new((readers_max / 2).max(1)),
         })
@@ -99,6 +101,16 @@ impl PostgresStore {
         // The semaphore is never closed.
         let _permit = self.searches.acquire().await;
         self.all(query, decode).await
+    }
+
+    async fn is_standby(&self) -> Result<bool> {
+        let mut link = self.readers.take().await?;
+        let is_standby = link.run(async |connection| {
+            sqlx::query_scalar(sql::IS_STANDBY)
+                .fetch_one(connection)
+                .await
+        });
+        is_standby.await
     }
 
     /// Finds out what became of a commit whose connection was lost: it happened if something has its
@@ -363,13 +375,12 @@ impl Store for PostgresStore {
     }
 
     async fn ping(&self) -> Result<()> {
-        let mut link = self.readers.take().await?;
-        let is_standby = link.run(async |connection| {
-            sqlx::query_scalar::<_, bool>(sql::IS_STANDBY)
-                .fetch_one(connection)
-                .await
-        });
-        if is_standby.await? {
+        let is_standby = match self.is_standby().await {
+            // The connection may only have been an old one.
+            Err(_) => self.is_standby().await?,
+            Ok(is_standby) => is_standby,
+        };
+        if is_standby {
             return Err(Error::Unavailable(
                 "the database is a standby, which takes no writes".to_owned(),
             ));

@@ -1,6 +1,6 @@
 //! The statements. Ids and rows come in as arrays, one per column, so every text is constant and every
-//! statement serves a batch of any size. The connections that load and commit take every row by its key
-//! (`connect::WRITER_SETTINGS`).
+//! statement serves a batch of any size. Every connection is told to use indexes only
+//! (`connect::SETTINGS`).
 
 /// The columns of a promise `p`, as [`super::decode::promise`] reads them.
 macro_rules! promise_columns {
