@@ -53,7 +53,7 @@ const WANTED_BYTES_MAX: usize = 4096;
 const STATEMENT_MAX: Duration = Duration::from_secs(11);
 
 /// For how long the outcome of a commit is looked for when the connection was lost under it.
-const DOUBT_MAX: Duration = Duration::from_secs(5);
+const DOUBT_MAX: Duration = Duration::from_secs(10);
 const DOUBT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A store in a PostgreSQL database.
