@@ -15,6 +15,7 @@
 //! | [`config`], [`cli`], [`telemetry`] | settings, command line, logs |
 
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod driver;
 pub mod engine;

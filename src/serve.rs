@@ -16,6 +16,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::cluster::Cluster;
 use crate::config::{Backend, Config, PostgresUrl, Synchronous};
 use crate::driver::Drivers;
 use crate::driver::outbox::{self, Outbox, Transports};
@@ -60,8 +61,13 @@ pub async fn run(
     let store = open_store(&config).await?;
     let grace = server.shutdown_timeout.as_duration();
 
-    let clock = Arc::new(Clock::system());
-    let outbox = outbox(&config, address.port());
+    let clock = Arc::new(match store.now().await? {
+        Some(now) => Clock::of_database(now),
+        None => Clock::system(),
+    });
+    let repair_interval = config.messages.poll_interval.as_duration();
+    let cluster = store.bus().map(|bus| Cluster::new(bus, repair_interval));
+    let outbox = outbox(&config, address.port(), cluster.clone());
     let transports = transports(&config, &outbox)?;
     let (hub, push) = (transports.poll.clone(), transports.http_push.clone());
     outbox.connect(transports);
@@ -92,6 +98,9 @@ pub async fn run(
     serve_until(listener, router, hub, grace, stop).await?;
 
     tasks.shutdown().await;
+    if let Some(cluster) = cluster {
+        cluster.leave().await;
+    }
     push.close(grace.min(Duration::from_secs(1))).await;
     drivers.outbox.book_rest(&engine).await;
     if tokio::time::timeout(grace, engine.stop()).await.is_err() {
@@ -195,10 +204,11 @@ fn address_rules() -> Rules {
     Rules::default()
 }
 
-fn outbox(config: &Config, bound_port: u16) -> Arc<Outbox> {
+fn outbox(config: &Config, bound_port: u16, cluster: Option<Arc<Cluster>>) -> Arc<Outbox> {
     Outbox::new(outbox::Settings {
         server_url: config.server.public_url(bound_port),
         address_rules: address_rules(),
+        cluster,
         is_push_enabled: config.transports.http_push.enabled,
         sweep_interval: config.messages.poll_interval.as_duration(),
         sweep_max: config.messages.batch_size,

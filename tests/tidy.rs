@@ -8,11 +8,12 @@ const LINES_MAX: usize = 600;
 
 /// Which modules a module may import; `serve`, which wires everything together, may import all.
 /// `machine` and `store` share types: what a batch needs and changes, and the objects.
-const IMPORTS: [(&str, &[&str]); 10] = [
+const IMPORTS: [(&str, &[&str]); 11] = [
     ("protocol", &[]),
     ("machine", &["protocol", "store"]),
     ("store", &["protocol", "machine"]),
     ("engine", &["protocol", "machine", "store"]),
+    ("cluster", &["protocol", "machine", "store", "engine"]),
     ("transport", &["protocol"]),
     (
         "driver",
@@ -21,6 +22,7 @@ const IMPORTS: [(&str, &[&str]); 10] = [
             "machine",
             "store",
             "engine",
+            "cluster",
             "transport",
             "telemetry",
         ],

@@ -21,7 +21,7 @@ pub mod outbox;
 mod tests;
 pub mod timers;
 
-use outbox::Outbox;
+use outbox::{Ear, Outbox};
 use timers::Timers;
 
 /// Pause before a driver that ended is started again.
@@ -54,6 +54,14 @@ impl Drivers {
             drivers.timers.run(&timed, &drivers.outbox).await;
         }));
         let (outbox, engine) = (self.outbox.clone(), engine.clone());
+        if let Some(cluster) = self.outbox.cluster().cloned() {
+            let (outbox, engine) = (self.outbox.clone(), engine.clone());
+            let ear = Ear { outbox, engine };
+            let clock = self.clock.clone();
+            tasks.spawn(for_ever("cluster", async move || {
+                cluster.run(&ear, &**ear.engine.store(), &clock).await;
+            }));
+        }
         tasks.spawn(for_ever("outbox", async move || outbox.run(&engine).await));
         tasks
     }

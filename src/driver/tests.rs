@@ -65,6 +65,7 @@ impl Setup {
         let outbox = Outbox::new(outbox::Settings {
             server_url: "http://server".to_owned(),
             address_rules: Rules::default(),
+            cluster: None,
             is_push_enabled: true,
             sweep_interval: self.sweep_interval,
             sweep_max: 100,

@@ -6,6 +6,9 @@
 //!   store ──sweep───┘  at start, every `timeouts.poll_interval`, and when memory ran out of deadlines
 //! ```
 //!
+//! Where several servers share the database, each holds the deadlines that its own commits set, and of
+//! those that a sweep finds its share, and what another has let pass.
+//!
 //! A deadline means *not before*: every step re-checks, so firing twice, late or early is harmless.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +29,8 @@ use super::outbox::Outbox;
 const SWEEP_MAX: usize = 10_000;
 /// Schedules fired in one transaction.
 const SCHEDULES_MAX: usize = 16;
+/// How late a deadline must be before a node fires it that is another's to fire.
+const OWNER_GRACE_MS: Millis = 500;
 /// Pause after the storage failed a sweep or a step.
 const FAILURE_PAUSE: Duration = Duration::from_millis(250);
 
@@ -155,7 +160,9 @@ impl Timers {
                 let last = due.last().map_or(now, |last| last.at);
                 deadlines.shrink(last.saturating_sub(1));
             }
-            for deadline in due {
+            for deadline in due.into_iter().filter(|deadline| {
+                outbox.is_mine(&deadline.key) || deadline.at.saturating_add(OWNER_GRACE_MS) <= now
+            }) {
                 deadlines.hold(deadline);
             }
         }

@@ -4,11 +4,14 @@
 //! later `now` could answer *timed out* for a promise which the batch settles before its deadline, and
 //! the next read would take that back. So reads use the instant of the batch in flight, if there is one.
 //!
+//! Where several servers share a database, each goes by the database's clock, which it asks now and then:
+//! its own wall clock does not matter. In between, time passes as the monotonic clock says.
+//!
 //! When the wall clock is set back, time goes on at half its speed until the wall clock has caught up:
 //! if it stood still, so would every lease and retry.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::protocol::record::Millis;
 
@@ -22,6 +25,7 @@ pub struct Clock {
 #[derive(Debug)]
 enum Source {
     System,
+    Database,
     Manual,
     /// Follows tokio's clock, which tests may pause.
     #[cfg(test)]
@@ -31,6 +35,8 @@ enum Source {
 #[derive(Debug, Default)]
 struct State {
     last: Millis,
+    /// When the database was last asked, and what it said.
+    anchor: Option<(Instant, Millis)>,
     /// The latest reading at which the wall clock was not behind, and what it said.
     abreast: Option<(Instant, Millis)>,
     /// Instants of the batches in flight; one per lane at the most.
@@ -43,6 +49,27 @@ impl Clock {
         Clock {
             source: Source::System,
             state: Mutex::default(),
+        }
+    }
+
+    /// The clock of a database that says `now`; [`Clock::follow`] keeps it in step.
+    pub fn of_database(now: Millis) -> Self {
+        Clock {
+            source: Source::Database,
+            state: Mutex::new(State {
+                anchor: Some((Instant::now(), now)),
+                ..State::default()
+            }),
+        }
+    }
+
+    /// What the database said within the last `round_trip`. Any other clock takes no notice.
+    pub fn follow(&self, said: Millis, round_trip: Duration) {
+        let half = Millis::try_from(round_trip.as_millis() / 2).unwrap_or(0);
+        let mut state = self.lock();
+        if matches!(self.source, Source::Database) {
+            state.anchor = Some((Instant::now(), said.saturating_add(half)));
+            self.advance(&mut state);
         }
     }
 
@@ -60,8 +87,7 @@ impl Clock {
     /// A clock that starts at `now` and follows tokio's, for tests.
     #[cfg(test)]
     pub fn simulated(now: Millis) -> Self {
-        let started_at =
-            tokio::time::Instant::now() - std::time::Duration::from_millis(now.unsigned_abs());
+        let started_at = tokio::time::Instant::now() - Duration::from_millis(now.unsigned_abs());
         Clock {
             source: Source::Simulated(started_at),
             state: Mutex::default(),
@@ -99,6 +125,14 @@ impl Clock {
     fn advance(&self, state: &mut State) -> Millis {
         match self.source {
             Source::System => state.follow(wall_ms(), Instant::now()),
+            Source::Database => {
+                if let Some((asked_at, said)) = state.anchor {
+                    let now = Instant::now();
+                    let passed = now.saturating_duration_since(asked_at).as_millis();
+                    let passed = Millis::try_from(passed).unwrap_or(Millis::MAX);
+                    state.follow(said.saturating_add(passed), now);
+                }
+            }
             Source::Manual => {}
             #[cfg(test)]
             Source::Simulated(since) => {
@@ -174,7 +208,7 @@ mod tests {
         let mut state = State::default();
         let start = Instant::now();
         let mut at = |wall, ms| {
-            state.follow(wall, start + std::time::Duration::from_millis(ms));
+            state.follow(wall, start + Duration::from_millis(ms));
             state.last
         };
         assert_eq!((at(10_000, 0), at(10_100, 100)), (10_000, 10_100));
@@ -188,6 +222,16 @@ mod tests {
         assert_eq!((at(11_100, 2100), at(11_600, 2600)), (11_100, 11_600));
         // Set forward.
         assert_eq!(at(50_000, 2700), 50_000);
+    }
+
+    #[test]
+    fn the_clock_of_a_database_follows_what_it_says_but_never_back() {
+        let clock = Clock::of_database(1_000_000);
+        assert!((1_000_000..1_001_000).contains(&clock.now()));
+        clock.follow(5_000_000, Duration::from_millis(10));
+        assert!((5_000_005..5_001_000).contains(&clock.now()));
+        clock.follow(2_000_000, Duration::ZERO);
+        assert!((5_000_005..5_001_000).contains(&clock.now()));
     }
 
     #[test]

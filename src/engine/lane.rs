@@ -7,6 +7,9 @@
 //!                                                                                  └─> hooks: messages, deadlines
 //! ```
 //!
+//! Where the store has several lanes, or several servers, an attempt may find at its commit that another
+//! has changed what it was decided on. Then all of it is loaded and decided anew.
+//!
 //! An idle lane commits a lone job at once; batching comes from jobs piling up behind a commit in
 //! flight. Every reply waits for the commit, rejections included: they may rest on what it holds.
 
@@ -21,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::machine::workspace::{Message, Workspace};
-use crate::machine::{self, Input};
+use crate::machine::{self, Input, Step};
 use crate::protocol::record::Millis;
 use crate::protocol::reply::Reply;
 use crate::store::{self, Changes, Need, Store, Transaction};
@@ -36,6 +39,9 @@ const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Pauses between attempts at a batch that the storage could not take.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(20);
 const RETRY_PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// Longest pause after a batch was overtaken by others more than once; the pauses are random.
+const CONFLICT_PAUSE_MAX_MS: u64 = 64;
 
 /// Work for a lane: inputs that belong together, and where to send their replies.
 pub(super) struct Job {
@@ -56,8 +62,10 @@ pub(super) struct Lane {
     pub clock: Arc<Clock>,
     pub config: machine::Config,
     pub hooks: Arc<dyn Hooks>,
-    /// Whether the last write failed because the storage is out.
-    pub is_out: AtomicBool,
+    /// Whether other servers decide about the same objects.
+    pub is_shared: bool,
+    /// Whether the last write failed because the storage is out; the lanes share it.
+    pub is_out: Arc<AtomicBool>,
 }
 
 /// What a committed batch leaves to do.
@@ -136,6 +144,7 @@ impl Lane {
             .min()
             .unwrap_or_else(Instant::now);
         let mut pause = RETRY_PAUSE_MIN;
+        let mut conflicts = 0;
         loop {
             // What a panic leaves half-made is dropped with the attempt, never committed.
             let attempt = AssertUnwindSafe(self.attempt(batch)).catch_unwind();
@@ -147,6 +156,14 @@ impl Lane {
                 {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY_PAUSE_MAX);
+                }
+                Err(Failure::Store(store::Error::Conflict(reason))) => {
+                    let pause = conflict_pause(conflicts);
+                    conflicts += 1;
+                    if Instant::now() + pause >= deadline {
+                        return Err(Failure::Store(store::Error::Unavailable(reason)));
+                    }
+                    tokio::time::sleep(pause).await;
                 }
                 result => return result,
             }
@@ -175,6 +192,9 @@ impl Lane {
         let mut tx = self.store.begin().await?;
         let mut ws = Workspace::default();
         self.load_all(&mut *tx, &mut ws, batch, time.now).await?;
+        let has_own_time = batch.iter().any(|job| job.now.is_some());
+        let stores_deadlines = self.is_shared && !has_own_time;
+        let mut settled = 0;
         let mut replies = Vec::with_capacity(batch.len());
         for job in batch {
             let now = job.now.unwrap_or(time.now);
@@ -182,6 +202,10 @@ impl Lane {
             for input in &job.inputs {
                 // What came before in this batch may have uncovered more to look at.
                 load(&mut *tx, &mut ws, |ws| machine::missing(input, now, ws)).await?;
+                if stores_deadlines && ws.loaded() != settled {
+                    self.settle_expired(&mut *tx, &mut ws, now).await?;
+                    settled = ws.loaded();
+                }
                 answers.push(machine::decide(input, now, &mut ws, &self.config));
             }
             replies.push(answers);
@@ -193,6 +217,27 @@ impl Lane {
             changes,
             messages,
         })
+    }
+
+    /// Stores as settled whatever is past its deadline, before anything is answered about it. Another
+    /// server may be deciding at an earlier instant: only what is stored holds for both.
+    async fn settle_expired(
+        &self,
+        tx: &mut dyn Transaction,
+        ws: &mut Workspace,
+        now: Millis,
+    ) -> Result<(), Failure> {
+        loop {
+            let expired = ws.expired(now);
+            if expired.is_empty() {
+                return Ok(());
+            }
+            for id in expired {
+                let step = Input::Step(Step::Promise(id));
+                load(tx, ws, |ws| machine::missing(&step, now, ws)).await?;
+                machine::decide(&step, now, ws, &self.config);
+            }
+        }
     }
 
     /// Loads what all inputs look at, as far as it can be told before any is decided: a constant
@@ -247,6 +292,17 @@ async fn load(
         }
         let loaded = tx.load(&need).await?;
         ws.absorb(&need, loaded);
+    }
+}
+
+/// How long to wait before the next attempt. Being overtaken once is likely over.
+fn conflict_pause(conflicts: u32) -> Duration {
+    match conflicts {
+        0 => Duration::ZERO,
+        n => {
+            let pause_max = (1_u64 << n.min(16)).min(CONFLICT_PAUSE_MAX_MS);
+            Duration::from_micros(fastrand::u64(0..=pause_max * 1000))
+        }
     }
 }
 

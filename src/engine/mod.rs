@@ -6,18 +6,21 @@
 //!   execute(query)   ─────────> store (committed state) ─> machine::query ─> reply
 //! ```
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::machine::object::{Object, is_expired};
 use crate::machine::workspace::Message;
 use crate::machine::{self, Input, Step, query};
 use crate::protocol::operation::{Command, Debug, Operation, Query};
-use crate::protocol::record::{Id, Millis, NEVER};
+use crate::protocol::record::{Id, Millis, NEVER, Promise, origin};
 use crate::protocol::reply::Reply;
 use crate::store::{self, Changes, DeadlineKey, Queues, Store};
 
@@ -37,6 +40,9 @@ pub const STEPS_MAX: usize = 256;
 /// How long internal steps are held through a storage that is out; the sweep repeats them anyway.
 const STEPS_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Pause before a read that the storage did not answer is tried again.
+const READ_RETRY_PAUSE: Duration = Duration::from_millis(50);
+
 /// How often steps that always fail are mentioned.
 const CULPRIT_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -55,7 +61,9 @@ pub enum Error {
 impl From<store::Error> for Error {
     fn from(error: store::Error) -> Self {
         match error {
-            store::Error::Unavailable(reason) => Error::Unavailable(reason),
+            store::Error::Unavailable(reason) | store::Error::Conflict(reason) => {
+                Error::Unavailable(reason)
+            }
             error => Error::Internal(error.to_string()),
         }
     }
@@ -99,8 +107,11 @@ pub struct Engine {
     clock: Arc<Clock>,
     hooks: Arc<dyn Hooks>,
     request_deadline: Duration,
-    lane: std::sync::Mutex<Option<mpsc::Sender<Job>>>,
-    lane_task: std::sync::Mutex<Option<JoinHandle<()>>>,
+    /// Whether other servers decide about the same objects.
+    is_shared: bool,
+    /// Empty once the engine has stopped.
+    lanes: std::sync::RwLock<Vec<mpsc::Sender<Job>>>,
+    lane_tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
     is_paused: AtomicBool,
     resumed: Notify,
     culprit_noted_at: std::sync::Mutex<Option<Instant>>,
@@ -109,21 +120,30 @@ pub struct Engine {
 impl Engine {
     /// Starts the lanes.
     pub fn start(options: Options) -> Arc<Engine> {
-        let (sender, receiver) = mpsc::channel(QUEUE_JOBS_MAX);
-        let lane = Lane {
-            store: options.store.clone(),
-            clock: options.clock.clone(),
-            config: options.config,
-            hooks: options.hooks.clone(),
-            is_out: AtomicBool::new(false),
-        };
+        let is_shared = options.store.bus().is_some();
+        let is_out = Arc::new(AtomicBool::new(false));
+        let (lanes, lane_tasks) = (0..options.store.lanes().max(1))
+            .map(|_| {
+                let (sender, receiver) = mpsc::channel(QUEUE_JOBS_MAX);
+                let lane = Lane {
+                    store: options.store.clone(),
+                    clock: options.clock.clone(),
+                    config: options.config,
+                    hooks: options.hooks.clone(),
+                    is_shared,
+                    is_out: is_out.clone(),
+                };
+                (sender, tokio::spawn(lane.run(receiver)))
+            })
+            .unzip();
         Arc::new(Engine {
             store: options.store,
             clock: options.clock,
             hooks: options.hooks,
             request_deadline: options.request_deadline,
-            lane: std::sync::Mutex::new(Some(sender)),
-            lane_task: std::sync::Mutex::new(Some(tokio::spawn(lane.run(receiver)))),
+            is_shared,
+            lanes: std::sync::RwLock::new(lanes),
+            lane_tasks: std::sync::Mutex::new(lane_tasks),
             is_paused: AtomicBool::new(false),
             resumed: Notify::new(),
             culprit_noted_at: std::sync::Mutex::default(),
@@ -145,7 +165,9 @@ impl Engine {
             Operation::Command(command) => self.command(command, debug_time, bytes).await,
             Operation::Query(query) => {
                 let now = debug_time.unwrap_or_else(|| self.clock.read_now());
-                let answer = tokio::time::timeout(self.request_deadline, self.query(query, now));
+                let is_now = debug_time.is_none();
+                let answer = self.query_patiently(&query, now, is_now);
+                let answer = tokio::time::timeout(self.request_deadline, answer);
                 answer.await.unwrap_or_else(|_| Err(too_slow()))
             }
             Operation::Debug(debug) => self.debug(debug).await,
@@ -168,12 +190,37 @@ impl Engine {
             .ok_or_else(|| Error::Internal("no reply".to_owned()))
     }
 
-    /// Takes internal steps, in one transaction, at the current instant. One that cannot be taken, for a
-    /// damaged row or a defect, is left out, so that it does not keep the others from happening.
+    /// Takes internal steps, in one transaction per lane, at the current instant. One that cannot be
+    /// taken, for a damaged row or a defect, is left out, so that it does not keep the others from
+    /// happening.
     ///
     /// # Errors
-    /// [`Error::Unavailable`]; the steps are still due then, and a sweep finds them again.
+    /// [`Error::Unavailable`]; the steps may still be due then, and a sweep finds them again.
     pub async fn step(&self, steps: Vec<Step>) -> Result<(), Error> {
+        let by_lane = self.by_lane(steps).into_iter();
+        let taken = by_lane.map(|steps| self.step_by_halves(steps));
+        join_all(taken).await.into_iter().collect()
+    }
+
+    /// Steps that may be taken together, those of a lane in the order given.
+    fn by_lane(&self, steps: Vec<Step>) -> Vec<Vec<Step>> {
+        let lanes = self.lane_count();
+        let mut by_lane: Vec<Vec<Step>> = vec![Vec::new(); lanes];
+        for step in steps {
+            let lane = lane_of(step.subject(), lanes);
+            by_lane[lane].push(step);
+        }
+        by_lane.retain(|steps| !steps.is_empty());
+        by_lane
+    }
+
+    fn lane_count(&self) -> usize {
+        let lanes = self.lanes.read();
+        let lanes = lanes.unwrap_or_else(std::sync::PoisonError::into_inner);
+        lanes.len().max(1)
+    }
+
+    async fn step_by_halves(&self, steps: Vec<Step>) -> Result<(), Error> {
         let mut open = vec![steps];
         while let Some(mut steps) = open.pop() {
             match self.step_at(steps.clone(), None).await {
@@ -213,7 +260,26 @@ impl Engine {
         bytes: usize,
         deadline: Instant,
     ) -> Result<Vec<Reply>, Error> {
-        let lane = lock(&self.lane).clone();
+        let lane = match inputs.first() {
+            Some(input) => lane_of(input.subject(), self.lane_count()),
+            None => 0,
+        };
+        self.submit_to(lane, inputs, now, bytes, deadline).await
+    }
+
+    async fn submit_to(
+        &self,
+        lane: usize,
+        inputs: Vec<Input>,
+        now: Option<Millis>,
+        bytes: usize,
+        deadline: Instant,
+    ) -> Result<Vec<Reply>, Error> {
+        let lane = {
+            let lanes = self.lanes.read();
+            let lanes = lanes.unwrap_or_else(std::sync::PoisonError::into_inner);
+            lanes.get(lane).cloned()
+        };
         let lane = lane.ok_or_else(|| Error::Unavailable("the server is stopping".to_owned()))?;
         let (reply, answer) = oneshot::channel();
         let job = Job {
@@ -234,27 +300,58 @@ impl Engine {
         }
     }
 
-    async fn query(&self, query: Query, now: Millis) -> Result<Reply, Error> {
+    /// A storage that is out for a short while is waited for, as it is by commands.
+    async fn query_patiently(
+        &self,
+        query: &Query,
+        now: Millis,
+        is_now: bool,
+    ) -> Result<Reply, Error> {
+        loop {
+            match self.query(query, now, is_now).await {
+                Err(Error::Unavailable(_)) => tokio::time::sleep(READ_RETRY_PAUSE).await,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn query(&self, query: &Query, now: Millis, is_now: bool) -> Result<Reply, Error> {
+        let stores_deadlines = is_now && self.is_shared;
         Ok(match query {
-            Query::PromiseGet { id } => query::promise(self.read(id).await?.as_ref(), now),
-            Query::TaskGet { id } => query::task(self.read(id).await?.as_ref(), now),
-            Query::ScheduleGet { id } => query::schedule(self.store.read_schedule(&id).await?),
+            Query::PromiseGet { id } => {
+                let object = self.read(id, now, stores_deadlines).await?;
+                query::promise(object.as_ref(), now)
+            }
+            Query::TaskGet { id } => {
+                let object = self.read(id, now, stores_deadlines).await?;
+                query::task(object.as_ref(), now)
+            }
+            Query::ScheduleGet { id } => query::schedule(self.store.read_schedule(id).await?),
             Query::PromiseSearch(op) => {
-                let mut search = query::Promises::new(&op, now);
+                let mut search = query::Promises::new(op, now);
                 while let Some(page) = search.page() {
-                    search.take(self.store.promises(&page).await?);
+                    let mut rows = self.store.promises(&page).await?;
+                    if stores_deadlines && self.settle_expired(rows.iter(), now).await? {
+                        rows = self.store.promises(&page).await?;
+                    }
+                    search.take(rows);
                 }
                 search.finish()
             }
             Query::TaskSearch(op) => {
-                let mut search = query::Tasks::new(&op, now);
+                let mut search = query::Tasks::new(op, now);
                 while let Some(page) = search.page() {
-                    search.take(self.store.tasks(&page).await?);
+                    let mut rows = self.store.tasks(&page).await?;
+                    let promises = rows.iter().map(|object| &object.promise);
+                    if stores_deadlines && self.settle_expired(promises, now).await? {
+                        rows = self.store.tasks(&page).await?;
+                    }
+                    search.take(rows);
                 }
                 search.finish()
             }
             Query::ScheduleSearch(op) => {
-                let mut search = query::Schedules::new(&op);
+                let mut search = query::Schedules::new(op);
                 while let Some(page) = search.page() {
                     search.take(self.store.schedules(&page).await?);
                 }
@@ -263,13 +360,45 @@ impl Engine {
         })
     }
 
-    async fn read(&self, id: Id) -> Result<Option<machine::object::Object>, Error> {
-        Ok(self.store.read(&[id]).await?.pop())
+    async fn read(
+        &self,
+        id: &Id,
+        now: Millis,
+        stores_deadlines: bool,
+    ) -> Result<Option<Object>, Error> {
+        let ids = std::slice::from_ref(id);
+        let object = self.store.read(ids).await?.pop();
+        let promise = object.iter().map(|object| &object.promise);
+        if stores_deadlines && self.settle_expired(promise, now).await? {
+            return Ok(self.store.read(ids).await?.pop());
+        }
+        Ok(object)
+    }
+
+    /// Has what is past its deadline at `now` stored as settled, before it is answered so: another server
+    /// may be about to settle it otherwise, at an instant before the deadline. Answers whether there was
+    /// any.
+    async fn settle_expired<'a>(
+        &self,
+        promises: impl Iterator<Item = &'a Promise>,
+        now: Millis,
+    ) -> Result<bool, Error> {
+        let expired = promises.filter(|promise| is_expired(promise, now));
+        let steps: Vec<Step> = expired.map(|p| Step::Promise(p.id.clone())).collect();
+        for steps in steps.chunks(STEPS_MAX) {
+            self.step(steps.to_vec()).await?;
+        }
+        Ok(!steps.is_empty())
     }
 
     async fn debug(&self, debug: Debug) -> Result<Reply, Error> {
-        // Once the lane takes this, all that earlier requests caused has been handed to the hooks.
-        self.step(Vec::new()).await?;
+        // Once every lane has taken this, all that earlier requests caused has been handed to the hooks.
+        let deadline = Instant::now() + STEPS_PATIENCE;
+        let lanes =
+            (0..self.lane_count()).map(|lane| self.submit_to(lane, Vec::new(), None, 0, deadline));
+        for flushed in join_all(lanes).await {
+            flushed?;
+        }
         match debug {
             Debug::Start => self.set_paused(true),
             Debug::Stop => self.set_paused(false),
@@ -310,7 +439,13 @@ impl Engine {
             match (steps.is_empty(), is_all) {
                 (true, true) => return Ok(()),
                 (true, false) => limit = limit.saturating_mul(2),
-                (false, _) => self.step_at(steps, Some(time)).await?,
+                (false, _) => {
+                    let by_lane = self.by_lane(steps).into_iter();
+                    let taken = by_lane.map(|steps| self.step_at(steps, Some(time)));
+                    for taken in join_all(taken).await {
+                        taken?;
+                    }
+                }
             }
         }
     }
@@ -351,13 +486,24 @@ impl Engine {
 
     /// Stops the lanes once what is queued has been answered, and closes the store.
     pub async fn stop(&self) {
-        drop(lock(&self.lane).take());
-        let task = lock(&self.lane_task).take();
-        if let Some(task) = task {
-            let _ = task.await;
+        {
+            let lanes = self.lanes.write();
+            lanes
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .clear();
         }
+        let tasks = std::mem::take(&mut *lock(&self.lane_tasks));
+        join_all(tasks).await;
         self.store.close().await;
     }
+}
+
+/// An origin has the same lane for as long as the process lives.
+fn lane_of(id: &str, lanes: usize) -> usize {
+    let mut hasher = DefaultHasher::new();
+    origin(id).hash(&mut hasher);
+    let lanes = u64::try_from(lanes).unwrap_or(1).max(1);
+    usize::try_from(hasher.finish() % lanes).unwrap_or(0)
 }
 
 fn too_slow() -> Error {

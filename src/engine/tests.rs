@@ -7,9 +7,10 @@ use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::protocol::operation::{PromiseCreate, PromiseSettle};
-use crate::protocol::record::{Promise, Schedule, Tags, Value, Verdict};
+use crate::protocol::operation::{PromiseCreate, PromiseSearch, PromiseSettle};
+use crate::protocol::record::{Promise, PromiseState, Schedule, Tags, Value, Verdict};
 use crate::protocol::reply::Refusal;
+use crate::store::bus::{Bus, Subscription};
 use crate::store::memory::MemoryStore;
 use crate::store::{
     Deadline, Dump, Loaded, Need, PromisePage, QueueCursor, SchedulePage, TaskPage, Transaction,
@@ -26,6 +27,23 @@ struct Faulty {
     /// Sizes of the batches committed, in objects.
     sizes: Mutex<Vec<usize>>,
     is_out: AtomicBool,
+    /// So many commits are overtaken by another batch.
+    overtaken: AtomicUsize,
+    /// Whether there may be other servers.
+    is_shared: AtomicBool,
+}
+
+/// Says nothing to nobody.
+struct Silence;
+
+#[async_trait]
+impl Bus for Silence {
+    async fn publish(&self, _: &[String]) -> store::Result<()> {
+        Ok(())
+    }
+    async fn subscribe(&self) -> store::Result<Box<dyn Subscription>> {
+        Err(store::Error::Unavailable("nobody".to_owned()))
+    }
 }
 
 impl Faulty {
@@ -36,6 +54,8 @@ impl Faulty {
             arrived: AtomicUsize::new(0),
             sizes: Mutex::default(),
             is_out: AtomicBool::new(false),
+            overtaken: AtomicUsize::new(0),
+            is_shared: AtomicBool::new(false),
         })
     }
 
@@ -62,6 +82,16 @@ impl Transaction for FaultyTransaction<'_> {
         if self.store.is_out.load(Ordering::SeqCst) {
             return Err(store::Error::Unavailable("out".to_owned()));
         }
+        let one_less = |left: usize| left.checked_sub(1);
+        let (always, then) = (Ordering::SeqCst, Ordering::SeqCst);
+        if self
+            .store
+            .overtaken
+            .fetch_update(always, then, one_less)
+            .is_ok()
+        {
+            return Err(store::Error::Conflict("overtaken".to_owned()));
+        }
         let is_refused = |change: &store::Change| &*change.after.promise.id == "refused";
         if changes.objects.iter().any(is_refused) {
             return Err(store::Error::Refused("as told".to_owned()));
@@ -82,11 +112,15 @@ impl Transaction for FaultyTransaction<'_> {
 
 #[async_trait]
 impl Store for Faulty {
+    fn bus(&self) -> Option<Arc<dyn Bus>> {
+        let is_shared = self.is_shared.load(Ordering::SeqCst);
+        is_shared.then(|| Arc::new(Silence) as Arc<dyn Bus>)
+    }
     async fn begin(&self) -> store::Result<Box<dyn Transaction + '_>> {
         let inner = self.inner.begin().await?;
         Ok(Box::new(FaultyTransaction { store: self, inner }))
     }
-    async fn read(&self, ids: &[Id]) -> store::Result<Vec<machine::object::Object>> {
+    async fn read(&self, ids: &[Id]) -> store::Result<Vec<Object>> {
         self.inner.read(ids).await
     }
     async fn read_schedule(&self, id: &str) -> store::Result<Option<Schedule>> {
@@ -95,7 +129,7 @@ impl Store for Faulty {
     async fn promises(&self, page: &PromisePage) -> store::Result<Vec<Promise>> {
         self.inner.promises(page).await
     }
-    async fn tasks(&self, page: &TaskPage) -> store::Result<Vec<machine::object::Object>> {
+    async fn tasks(&self, page: &TaskPage) -> store::Result<Vec<Object>> {
         self.inner.tasks(page).await
     }
     async fn schedules(&self, page: &SchedulePage) -> store::Result<Vec<Schedule>> {
@@ -198,10 +232,7 @@ async fn a_lone_request_commits_at_once_and_what_arrives_meanwhile_shares_the_ne
         .map(|n| send(&engine, create(&format!("p{n}"))))
         .collect();
     // All of them are queued behind the commit in flight.
-    while lock(&engine.lane)
-        .as_ref()
-        .is_some_and(|lane| lane.capacity() > QUEUE_JOBS_MAX - 20)
-    {
+    while engine.lanes.read().unwrap()[0].capacity() > QUEUE_JOBS_MAX - 20 {
         tokio::task::yield_now().await;
     }
     store.gate.add_permits(2);
@@ -336,4 +367,82 @@ async fn stopping_answers_what_is_queued_and_refuses_what_comes() {
         settled(send(&engine, create("b"))).await,
         Err(Error::Unavailable(_))
     ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_batch_overtook_is_decided_anew() {
+    let store = Faulty::new(1000);
+    let engine = engine(&store);
+    store.overtaken.store(5, Ordering::SeqCst);
+    let answers = ["a", "b", "c"].map(|id| send(&engine, create(id)));
+    for answer in answers {
+        assert_eq!(settled(answer).await.unwrap(), 200);
+    }
+    assert_eq!(store.overtaken.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_overtaken_for_ever_is_told_in_time_that_it_may_try_again() {
+    let store = Faulty::new(1000);
+    let engine = engine(&store);
+    store.overtaken.store(usize::MAX, Ordering::SeqCst);
+    let started_at = Instant::now();
+    let refused = settled(send(&engine, create("a"))).await;
+    assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
+    assert!(started_at.elapsed() <= Duration::from_secs(8));
+    store.overtaken.store(0, Ordering::SeqCst);
+    assert_eq!(settled(send(&engine, create("b"))).await.unwrap(), 200);
+}
+
+#[tokio::test]
+async fn an_origin_has_one_lane_and_many_origins_have_all() {
+    let lane = |id: &str| lane_of(id, 4);
+    for n in 0..50 {
+        let root = format!("root-{n}");
+        assert_eq!(lane(&root), lane(&format!("{root}.0.1")));
+        assert_eq!(lane(&root), lane(&format!("{root}:0")));
+    }
+    let lanes: std::collections::BTreeSet<usize> =
+        (0..50).map(|n| lane(&format!("root-{n}"))).collect();
+    assert_eq!(lanes.len(), 4);
+}
+
+/// C8: where another server may yet settle a promise at an instant before its deadline, nothing is
+/// answered that is not stored.
+#[tokio::test]
+async fn on_a_shared_store_a_deadline_is_stored_before_it_is_answered() {
+    let expired = |id: &str| {
+        let mut object = store::suite::plain(id);
+        object.promise.timeout_at = 500;
+        object
+    };
+    let get = Operation::Query(Query::PromiseGet { id: "p".into() });
+    let search = Operation::Query(Query::PromiseSearch(PromiseSearch {
+        state: None,
+        tags: Tags::default(),
+        limit: 10,
+        cursor: None,
+    }));
+    for (operation, is_shared) in [
+        (get.clone(), true),
+        (search, true),
+        (create("p"), true),
+        (settle("p"), true),
+        (get, false),
+    ] {
+        let store = Faulty::new(1000);
+        store.is_shared.store(is_shared, Ordering::SeqCst);
+        let engine = engine(&store);
+        store::suite::insert(&store.inner, [expired("p")]).await;
+        let reply = engine.execute(operation, None, 0).await.unwrap();
+        let answered = match reply {
+            Reply::Promise(promise) => promise,
+            Reply::Promises { promises, .. } => promises[0].clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(answered.state, PromiseState::RejectedTimedout);
+        let stored = store.inner.read(&["p".into()]).await.unwrap();
+        let is_stored = stored[0].promise.state == PromiseState::RejectedTimedout;
+        assert_eq!(is_stored, is_shared);
+    }
 }

@@ -91,6 +91,28 @@ pub enum Step {
     },
 }
 
+impl Input {
+    /// The id by whose origin a server divides its work.
+    pub fn subject(&self) -> &Id {
+        match self {
+            Input::Request(command) => command.subject(),
+            Input::Step(step) => step.subject(),
+        }
+    }
+}
+
+impl Step {
+    /// The id by whose origin a server divides its work.
+    pub fn subject(&self) -> &Id {
+        match self {
+            Step::Promise(id) | Step::Schedule(id) => id,
+            Step::UnblockDue { promise, .. }
+            | Step::UnblockDone { promise, .. }
+            | Step::UnblockFailed { promise, .. } => promise,
+        }
+    }
+}
+
 /// What `input` looks at and is not in the workspace yet. Loading that may uncover more: ask again
 /// until nothing is missing.
 pub fn missing(input: &Input, now: Millis, ws: &Workspace) -> Need {

@@ -126,11 +126,16 @@ impl Object {
     }
 }
 
+/// Whether the promise is stored pending and settled by its deadline at `now`.
+pub fn is_expired(promise: &Promise, now: Millis) -> bool {
+    promise.state == PromiseState::Pending && promise.timeout_at <= now
+}
+
 /// The record as it reads at `now`: past its deadline a stored-pending promise is settled, stamped
 /// with the deadline, without a value.
 pub fn project(promise: &Promise, now: Millis) -> Promise {
     let mut view = promise.clone();
-    if view.state == PromiseState::Pending && view.timeout_at <= now {
+    if is_expired(&view, now) {
         view.state = deadline_state(&view);
         view.settled_at = Some(view.timeout_at);
     }

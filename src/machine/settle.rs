@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use crate::protocol::record::{Id, Millis, PromiseState, TaskState, Value};
 use crate::store::Need;
 
-use super::object::{Task, deadline_state};
+use super::object::{self, Task, deadline_state};
 use super::task::dispatch;
 use super::workspace::{Message, Workspace};
 use super::{Config, UNBLOCK_RETRY_MIN_MS};
@@ -86,7 +86,7 @@ pub(super) fn missing(ws: &Workspace, id: &Id, now: Millis, need: &mut Need) {
 
 fn is_expired(ws: &Workspace, id: &str, now: Millis) -> bool {
     ws.get(id)
-        .is_some_and(|o| o.promise.state == PromiseState::Pending && o.promise.timeout_at <= now)
+        .is_some_and(|object| object::is_expired(&object.promise, now))
 }
 
 fn verdict_of_deadline(ws: &Workspace, id: &str) -> Option<Settlement> {

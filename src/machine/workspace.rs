@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::protocol::record::{Id, Millis, Promise, Schedule};
 use crate::store::{Change, Changes, Loaded, Need, ScheduleChange};
 
-use super::object::Object;
+use super::object::{Object, is_expired};
 
 /// A message to be sent once the changes are committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +119,11 @@ impl Workspace {
         }
     }
 
+    /// How many objects and branches have been looked at so far.
+    pub fn loaded(&self) -> usize {
+        self.objects.len() + self.branches.len()
+    }
+
     /// Whether the object is loaded: present, or known to be absent.
     pub fn has(&self, id: &str) -> bool {
         self.objects.contains_key(id)
@@ -142,6 +147,21 @@ impl Workspace {
     /// The object, if it exists.
     pub fn get(&self, id: &str) -> Option<&Arc<Object>> {
         self.objects.get(id)?.now.as_ref()
+    }
+
+    /// Promises that are past their deadline at `now` and still stored pending: objects, and members of
+    /// branches that may not be loaded as objects. In order.
+    pub fn expired(&self, now: Millis) -> BTreeSet<Id> {
+        let objects = self.objects.values().filter_map(|slot| slot.now.as_ref());
+        let objects = objects.map(|object| &object.promise);
+        let members = self.branches.values().flat_map(BTreeMap::values);
+        // A member that is loaded as an object is what the object says.
+        let members = members.filter(|promise| !self.has(&promise.id));
+        objects
+            .chain(members)
+            .filter(|promise| is_expired(promise, now))
+            .map(|promise| promise.id.clone())
+            .collect()
     }
 
     /// The schedule, if it exists.

@@ -36,6 +36,28 @@ pub enum Command {
     ScheduleDelete { id: Id },
 }
 
+impl Command {
+    /// The id by whose origin a server divides its work: that of the object which it is most about.
+    pub fn subject(&self) -> &Id {
+        match self {
+            Command::PromiseCreate(op) => &op.id,
+            Command::PromiseSettle(op) => &op.id,
+            Command::PromiseRegisterCallback { awaited, .. }
+            | Command::PromiseRegisterListener { awaited, .. } => awaited,
+            Command::TaskCreate(op) => &op.action.id,
+            Command::TaskAcquire(op) => &op.id,
+            Command::TaskFence(op) => &op.task.id,
+            Command::TaskHeartbeat { pid, tasks } => tasks.first().map_or(pid, |task| &task.id),
+            Command::TaskSuspend(op) => &op.task.id,
+            Command::TaskFulfill(op) => &op.task.id,
+            Command::TaskRelease(op) => &op.id,
+            Command::TaskHalt { id } | Command::TaskContinue { id } => id,
+            Command::ScheduleCreate(op) => &op.id,
+            Command::ScheduleDelete { id } => id,
+        }
+    }
+}
+
 /// A request that changes nothing.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "variants carry the protocol's names")]

@@ -15,6 +15,12 @@ pub type Millis = i64;
 /// An id, a process id, a branch name: any shared, immutable string.
 pub type Id = Arc<str>;
 
+/// The origin of an id (`protocol.md` §6): what stands before its first `.` or `:`. A root and its
+/// descendants share it; it is an affinity, not a rule.
+pub fn origin(id: &str) -> &str {
+    id.split(['.', ':']).next().unwrap_or(id)
+}
+
 /// `nextRunAt` of a schedule whose expression has run out of occurrences (`semantics.md` §8).
 pub const NEVER: Millis = 9_007_199_254_740_991;
 

@@ -9,6 +9,7 @@
 //!   reads:  read, promises, tasks, due …    committed state only, any number at once
 //! ```
 
+pub mod bus;
 pub mod memory;
 pub mod postgres;
 pub mod rows;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use self::bus::Bus;
 use crate::machine::object::Object;
 use crate::protocol::record::{Id, Millis, Promise, PromiseState, Schedule, Tags, TaskState};
 
@@ -271,9 +273,10 @@ pub trait Store: Send + Sync + 'static {
         1
     }
 
-    /// Whether other servers may use the same database at the same time.
-    fn is_shared(&self) -> bool {
-        false
+    /// How to reach the other servers that use the same database at the same time; none if there can be
+    /// no others.
+    fn bus(&self) -> Option<Arc<dyn Bus>> {
+        None
     }
 
     /// Starts the transaction of one batch.

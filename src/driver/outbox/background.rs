@@ -7,8 +7,9 @@ use std::time::Duration;
 use crate::engine::{Engine, Error, STEPS_MAX};
 use crate::machine::Step;
 use crate::machine::workspace::Message;
+use crate::protocol::address;
 use crate::protocol::record::{Id, Millis};
-use crate::store::{QueueCursor, Waiting};
+use crate::store::{DeadlineKey, QueueCursor, Waiting};
 use crate::telemetry::metrics::METRICS;
 
 use super::offers::Source;
@@ -189,7 +190,12 @@ impl Outbox {
         let mut overdue = Vec::new();
         let mut refusals = 0;
         let mut bodies = Bodies::default();
+        let is_push = **queue == *address::PUSH_QUEUE;
         for waiting in page {
+            // Any server can push: each sees to its share.
+            if is_push && !self.is_mine(&DeadlineKey::Promise(waiting.position().1.into())) {
+                continue;
+            }
             match waiting {
                 Waiting::Execute { id, retry_at, .. } if retry_at <= now => {
                     overdue.push(Step::Promise(id));

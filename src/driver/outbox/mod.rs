@@ -19,6 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use crate::cluster::Cluster;
 use crate::engine::Engine;
 use crate::machine::Step;
 use crate::machine::workspace::Message;
@@ -34,9 +35,11 @@ use crate::transport::{Outcome, Outgoing, Receipt, Transport};
 mod background;
 mod backlog;
 mod offers;
+mod peers;
 
 use backlog::Backlog;
 use offers::{Offers, Source};
+pub use peers::Ear;
 
 /// Messages held back until their instant; beyond it the task's retry timer sends them.
 const HELD_BACK_MAX: usize = 100_000;
@@ -62,7 +65,7 @@ impl Transports {
 }
 
 /// How the outbox is set up.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     /// `server.url`, which `execute` messages carry.
     pub server_url: String,
@@ -74,6 +77,8 @@ pub struct Settings {
     pub sweep_interval: Duration,
     /// `messages.batch_size`.
     pub sweep_max: usize,
+    /// The other servers of the database, if there can be any.
+    pub cluster: Option<Arc<Cluster>>,
     /// `messages.unblock_ttl`: age at which an undelivered `unblock` is given up.
     pub unblock_ttl_ms: Millis,
 }
@@ -169,9 +174,7 @@ impl Outbox {
                 Message::Execute { offer_at, .. } if offer_at > now => {
                     self.hold_back(message, offer_at);
                 }
-                message => {
-                    self.send(&message, Source::Dispatch, &mut bodies);
-                }
+                message => self.dispatch(&message, &mut bodies),
             }
         }
     }
@@ -368,7 +371,14 @@ impl Outbox {
     pub async fn run(self: &Arc<Self>, engine: &Arc<Engine>) {
         // An earlier run may have ended in the middle of a pump; before the first, pushes wait.
         self.lock().backlog.clear();
-        self.pump_soon(self.listened_queues().iter().cloned());
+        let queues = self.listened_queues();
+        // The pushes of other servers are under way. Those that one left behind are offered when they are
+        // due again.
+        let is_alone = self.settings.cluster.is_none();
+        let queues = queues
+            .iter()
+            .filter(|queue| is_alone || ***queue != *address::PUSH_QUEUE);
+        self.pump_soon(queues.cloned());
         tokio::join!(
             self.book_finished(engine),
             self.send_held_back(engine),
@@ -415,12 +425,14 @@ impl poll::Observer for Observer {
     fn opened(&self, queues: poll::Queues) {
         if let Some(outbox) = self.0.upgrade() {
             outbox.pump_soon(queues);
+            outbox.announce();
         }
     }
 
     fn closed(&self, queues: poll::Queues) {
         if let Some(outbox) = self.0.upgrade() {
             outbox.lock().offers.forget_queues(&queues);
+            outbox.hand_over(&queues);
             outbox.pump_soon(queues);
         }
     }

@@ -18,19 +18,18 @@ const SERVER_VERSION_MIN: i32 = 150_000;
 /// may take, is not bounded; a database that does not answer is given up after this.
 const CONNECT_MAX: Duration = Duration::from_secs(30);
 
-/// What the connections that load and commit are told. Every row is taken by its key: a plan that was
-/// made while the tables were small must not read all of one that has grown, and planning each batch
-/// anew costs as much as running it.
-pub const WRITER_SETTINGS: &str = "
+/// What every connection for batches and reads is told. Everything is found by keys and indexes: a plan
+/// that was made while the tables were small must not read all of one that has grown since, and to plan
+/// each statement anew costs as much as to run it. What is abandoned ends by itself.
+pub const SETTINGS: &str = "
     SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
     SET enable_bitmapscan = off; SET plan_cache_mode = force_generic_plan; SET jit = off;
     SET default_transaction_isolation = 'read committed'; SET statement_timeout = '10s';
     SET idle_in_transaction_session_timeout = '10s'; SET client_min_messages = warning";
 
-/// What the connections that read are told. An abandoned search ends by itself.
-pub const READER_SETTINGS: &str = "
-    SET jit = off; SET default_transaction_isolation = 'read committed';
-    SET statement_timeout = '10s'; SET idle_in_transaction_session_timeout = '10s';
+/// What the connection that tells other servers is told. What it says need not survive a crash.
+pub const BUS_SETTINGS: &str = "
+    SET jit = off; SET synchronous_commit = off; SET statement_timeout = '10s';
     SET client_min_messages = warning";
 
 /// A database that is ready to be used.
@@ -51,6 +50,9 @@ pub async fn open(url: &str) -> Result<Opened> {
     let mut connection = connecting
         .map_err(|_| Error::Unusable(format!("the database {place} does not answer")))?
         .map_err(|error| explain_open(&error, place))?;
+    let quietly = sqlx::raw_sql("SET client_min_messages = warning");
+    let told = quietly.execute(&mut connection).await;
+    told.map_err(|error| explain_open(&error, place))?;
     check_server(&mut connection, place).await?;
     migrate(&mut connection, place, &migrations()).await?;
     // It is of no further use either way.

@@ -17,7 +17,7 @@ use crate::store::{Error, Result};
 use super::error::{classify, is_connection_suspect};
 
 /// How long a caller waits for a connection to be free, and then for one to be made.
-const LINK_WAIT_MAX: Duration = Duration::from_secs(5);
+pub const LINK_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// A bounded number of connections, made when they are needed.
 pub struct Links {

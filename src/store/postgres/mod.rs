@@ -12,6 +12,7 @@
 //! meanwhile it writes nothing and is a [`Error::Conflict`]. So a batch costs as many round trips as it
 //! has loads, and one; and a server that vanishes in the middle leaves no lock behind.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,9 +28,12 @@ use super::{
     Changes, Deadline, Dump, Error, Loaded, Need, PromisePage, QueueCursor, Queues, Result,
     SchedulePage, Store, TaskPage, Transaction, Waiting,
 };
+use crate::store::bus::Bus;
+use bus::PostgresBus;
 use links::{Link, Links};
 use revisions::Revisions;
 
+mod bus;
 mod connect;
 mod decode;
 mod encode;
@@ -57,6 +61,7 @@ pub struct PostgresStore {
     writers: Links,
     writers_max: usize,
     readers: Links,
+    bus: Arc<PostgresBus>,
     /// Searches leave some of the readers to others: they may have to look at every row.
     searches: Semaphore,
 }
@@ -73,12 +78,15 @@ impl PostgresStore {
         let pool_size = usize::try_from(pool_size).unwrap_or(usize::MAX);
         let writers_max = (pool_size / 2).clamp(1, WRITERS_MAX);
         let readers_max = pool_size.saturating_sub(writers_max).max(1);
-        let links =
-            |settings, links_max| Links::new(options.clone(), settings, STATEMENT_MAX, links_max);
+        let links = |links_max| {
+            let options = options.clone();
+            Links::new(options, connect::SETTINGS, STATEMENT_MAX, links_max)
+        };
         Ok(PostgresStore {
-            writers: links(connect::WRITER_SETTINGS, writers_max),
+            writers: links(writers_max),
             writers_max,
-            readers: links(connect::READER_SETTINGS, readers_max),
+            readers: links(readers_max),
+            bus: Arc::new(PostgresBus::new(options.clone())),
             searches: Semaphore::new((readers_max / 2).max(1)),
         })
     }
@@ -93,6 +101,16 @@ impl PostgresStore {
         // The semaphore is never closed.
         let _permit = self.searches.acquire().await;
         self.all(query, decode).await
+    }
+
+    async fn is_standby(&self) -> Result<bool> {
+        let mut link = self.readers.take().await?;
+        let is_standby = link.run(async |connection| {
+            sqlx::query_scalar(sql::IS_STANDBY)
+                .fetch_one(connection)
+                .await
+        });
+        is_standby.await
     }
 
     /// Finds out what became of a commit whose connection was lost: it happened if something has its
@@ -231,8 +249,8 @@ impl Store for PostgresStore {
         self.writers_max
     }
 
-    fn is_shared(&self) -> bool {
-        true
+    fn bus(&self) -> Option<Arc<dyn Bus>> {
+        Some(self.bus.clone())
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction + '_>> {
@@ -357,13 +375,12 @@ impl Store for PostgresStore {
     }
 
     async fn ping(&self) -> Result<()> {
-        let mut link = self.readers.take().await?;
-        let is_standby = link.run(async |connection| {
-            sqlx::query_scalar::<_, bool>(sql::IS_STANDBY)
-                .fetch_one(connection)
-                .await
-        });
-        if is_standby.await? {
+        let is_standby = match self.is_standby().await {
+            // The connection may only have been an old one.
+            Err(_) => self.is_standby().await?,
+            Ok(is_standby) => is_standby,
+        };
+        if is_standby {
             return Err(Error::Unavailable(
                 "the database is a standby, which takes no writes".to_owned(),
             ));
@@ -379,6 +396,7 @@ impl Store for PostgresStore {
     }
 
     async fn close(&self) {
+        self.bus.close().await;
         self.readers.close().await;
         self.writers.close().await;
     }

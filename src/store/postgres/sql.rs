@@ -1,6 +1,6 @@
 //! The statements. Ids and rows come in as arrays, one per column, so every text is constant and every
-//! statement serves a batch of any size. The connections that load and commit take every row by its key
-//! (`connect::WRITER_SETTINGS`).
+//! statement serves a batch of any size. Every connection is told to use indexes only
+//! (`connect::SETTINGS`).
 
 /// The columns of a promise `p`, as [`super::decode::promise`] reads them.
 macro_rules! promise_columns {
@@ -217,6 +217,11 @@ pub const RESET: &str = "
     WITH c AS (DELETE FROM callbacks), l AS (DELETE FROM listeners), t AS (DELETE FROM tasks),
         p AS (DELETE FROM promises)
     DELETE FROM schedules";
+
+/// Sends texts $2 on the channel $1.
+pub const NOTIFY: &str = "
+    SELECT pg_notify($1, t.text) FROM unnest($2::text[]) WITH ORDINALITY AS t (text, place)
+    ORDER BY t.place";
 
 /// Whether the server takes writes: a standby does not.
 pub const IS_STANDBY: &str = "SELECT pg_is_in_recovery()";

@@ -2,7 +2,10 @@
 
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
+use crate::protocol::record::PromiseState;
+
 use super::*;
+use crate::store::suite::{insert, pending, plain, schedule, unblocking};
 
 /// A database of a test's own, dropped at its end.
 struct Database {
@@ -68,3 +71,259 @@ async fn open() -> (PostgresStore, Database) {
 }
 
 crate::store::suite::behaviours!(open);
+
+/// Runs statements on the database by hand, as another program would.
+async fn meddle(database: &Database, sql: &str) {
+    let mut connection = another(database).await;
+    let sql = sqlx::AssertSqlSafe(sql.to_owned());
+    sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+}
+
+async fn another(database: &Database) -> PgConnection {
+    let options: sqlx::postgres::PgConnectOptions = database.url().parse().unwrap();
+    options.disable_statement_logging().connect().await.unwrap()
+}
+
+/// The sentence with which a database is refused.
+async fn refusal(url: &str) -> String {
+    match PostgresStore::open(url, 4).await {
+        Err(Error::Unusable(sentence)) => sentence,
+        Err(other) => panic!("{other:?}"),
+        Ok(_) => panic!("opened"),
+    }
+}
+
+#[tokio::test]
+async fn no_statement_reads_a_whole_table() {
+    let (store, database) = open().await;
+    let objects = (0..2000).flat_map(|n| {
+        [
+            plain(format!("p{n}")),
+            pending(format!("t{n}"), "poll://any@g", n),
+            unblocking(&format!("u{n}"), "poll://uni@g/1", n, n),
+        ]
+    });
+    insert(&store, objects).await;
+    let mut connection = another(&database).await;
+    sqlx::raw_sql(connect::SETTINGS)
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let everything_read = Revisions::default();
+    let changes = Changes::default();
+    assert!(
+        encode::commit(&changes, &everything_read, 1)
+            .unwrap()
+            .is_none()
+    );
+    let numbered = |part: &str| {
+        let mut next = 1;
+        part.split('?')
+            .enumerate()
+            .map(|(index, piece)| match index {
+                0 => piece.to_owned(),
+                _ => {
+                    next += 1;
+                    format!("${next}{piece}")
+                }
+            })
+            .collect::<String>()
+    };
+    let write = |part: &str| {
+        // `held` is numbered from 2 to 7 and each part goes on.
+        let text = format!("{}, {part}", sql::held::ALL);
+        format!("WITH {} SELECT is_current FROM verdict", numbered(&text))
+    };
+    let reads = [
+        sql::LOAD_OBJECTS,
+        sql::LOAD_BRANCHES,
+        sql::LOAD_SCHEDULES,
+        sql::READ_OBJECTS,
+        sql::PROMISES,
+        sql::TASKS,
+        sql::SCHEDULES,
+        sql::DUE_ALL,
+        sql::DUE_ONLY,
+        sql::WAITING_EXECUTES,
+        sql::WAITING_UNBLOCKS,
+        sql::STALE_UNBLOCKS,
+        sql::HAS_COMMITTED,
+    ];
+    let writes = [
+        sql::write::INSERT_PROMISES,
+        sql::write::UPDATE_PROMISES,
+        sql::write::TOUCH_PROMISES,
+        sql::write::UPSERT_TASKS,
+        sql::write::INSERT_CALLBACKS,
+        sql::write::DELETE_CALLBACKS,
+        sql::write::UPSERT_LISTENERS,
+        sql::write::DELETE_LISTENERS,
+        sql::write::INSERT_SCHEDULES,
+        sql::write::UPDATE_SCHEDULES,
+        sql::write::DELETE_SCHEDULES,
+    ];
+    let statements = reads.iter().map(|&sql| sql.to_owned());
+    for statement in statements.chain(writes.iter().map(|part| write(part))) {
+        let arguments = (1..).take_while(|n| statement.contains(&format!("${n}")));
+        let nulls = vec!["NULL"; arguments.count()].join(", ");
+        let script = format!("DEALLOCATE ALL; PREPARE s AS {statement}");
+        let script = sqlx::AssertSqlSafe(script);
+        sqlx::raw_sql(script)
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        let explain = sqlx::AssertSqlSafe(format!("EXPLAIN EXECUTE s ({nulls})"));
+        let plan: Vec<String> = sqlx::raw_sql(explain)
+            .fetch_all(&mut connection)
+            .await
+            .unwrap()
+            .iter()
+            .map(|row| sqlx::Row::get(row, 0))
+            .collect();
+        let plan = plan.join("\n");
+        assert!(!plan.contains("Seq Scan on"), "{statement}\n{plan}");
+    }
+}
+
+#[tokio::test]
+async fn a_commit_whose_connection_breaks_is_told_apart_from_one_that_did_not_happen() {
+    let (store, database) = open().await;
+    insert(&store, [plain("a")]).await;
+    let change = |state: PromiseState| {
+        let before = plain("a");
+        let mut after = before.clone();
+        after.promise.state = state;
+        Changes {
+            objects: vec![super::super::Change {
+                before: Some(before.into()),
+                after: after.into(),
+            }],
+            schedules: Vec::new(),
+        }
+    };
+    let changes = change(PromiseState::Resolved);
+    let reason = || "the connection broke".to_owned();
+    // Another has written since, or nobody has.
+    let undone = store.resolve_doubt(&changes, 7, reason()).await;
+    assert!(matches!(undone, Err(Error::Unavailable(_))), "{undone:?}");
+    meddle(&database, "UPDATE promises SET rev = 7").await;
+    store.resolve_doubt(&changes, 7, reason()).await.unwrap();
+}
+
+#[tokio::test]
+async fn connections_that_were_cut_are_replaced() {
+    let (store, database) = open().await;
+    insert(&store, [plain("a")]).await;
+    store.ping().await.unwrap();
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    meddle(&database, cut).await;
+    // What tells whether the database is there is not misled by an old connection.
+    store.ping().await.unwrap();
+    assert_eq!(store.read(&["a".into()]).await.unwrap(), [plain("a")]);
+    meddle(&database, cut).await;
+    let need = Need {
+        objects: ["a".into()].into(),
+        ..Need::default()
+    };
+    let mut failures = 0;
+    loop {
+        let mut transaction = store.begin().await.unwrap();
+        match transaction.load(&need).await {
+            Ok(loaded) => break assert_eq!(loaded.objects, [plain("a")]),
+            Err(Error::Unavailable(_)) => failures += 1,
+            Err(other) => panic!("{other:?}"),
+        }
+        // The first failure has done away with all old connections.
+        assert_eq!(failures, 1);
+    }
+    insert(&store, [plain("b")]).await;
+}
+
+#[tokio::test]
+async fn servers_that_start_together_make_the_schema_once() {
+    let database = Database::fresh().await;
+    let url = database.url();
+    let opened = futures_util::future::join_all((0..4).map(|_| PostgresStore::open(&url, 2)));
+    for store in opened.await {
+        store.unwrap().ping().await.unwrap();
+    }
+}
+
+/// The next release has added something, and this one starts on it as long as it may.
+#[tokio::test]
+async fn a_newer_schema_is_used_as_long_as_it_says_so() {
+    let (store, database) = open().await;
+    insert(&store, [plain("a"), pending("t", "poll://any@g", 5)]).await;
+    crate::store::suite::put_schedules(&store, [schedule("s", 5)]).await;
+    let before = store.dump().await.unwrap();
+    meddle(
+        &database,
+        "ALTER TABLE promises ADD COLUMN added TEXT;
+        CREATE INDEX added_index ON promises (added);
+        INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+            VALUES (9999, 'of the next release', true, '\\x00', 0)",
+    )
+    .await;
+    // A server that runs already, and one that starts.
+    insert(&store, [plain("b")]).await;
+    let restarted = PostgresStore::open(&database.url(), 2).await.unwrap();
+    insert(&restarted, [plain("c")]).await;
+    let after = restarted.dump().await.unwrap();
+    assert_eq!(after.objects.len(), before.objects.len() + 2);
+    assert_eq!(after.schedules, before.schedules);
+    meddle(&database, "UPDATE compatibility SET oldest_schema = 9999").await;
+    let refused = refusal(&database.url()).await;
+    assert!(refused.contains("is used by a newer resonate"), "{refused}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_used_is_refused_with_its_reason_and_without_its_password() {
+    let database = Database::fresh().await;
+    let mut url: url::Url = database.url().parse().unwrap();
+    url.set_password(Some("hunter2")).unwrap();
+    let with = |change: &dyn Fn(&mut url::Url)| {
+        let mut url = url.clone();
+        change(&mut url);
+        url.to_string()
+    };
+    let missing = refusal(&with(&|url| url.set_path("missing_database"))).await;
+    assert!(
+        missing.contains("it does not exist; create it"),
+        "{missing}"
+    );
+    let nobody = refusal(&with(&|url| url.set_port(Some(1)).unwrap())).await;
+    assert!(nobody.contains("127.0.0.1:1"), "{nobody}");
+    meddle(&database, "CREATE TABLE promises (id int)").await;
+    let taken = refusal(&with(&|_| {})).await;
+    assert!(taken.contains("tables of another application"), "{taken}");
+    for sentence in [missing, nobody, taken] {
+        assert!(!sentence.contains("hunter2"), "{sentence}");
+    }
+}
+
+/// NOTIFY reaches every subscriber, in order, this process included.
+#[tokio::test]
+async fn what_is_published_is_heard_by_all_who_listen() {
+    let (store, database) = open().await;
+    let other = PostgresStore::open(&database.url(), 2).await.unwrap();
+    let mut ears = Vec::new();
+    for bus in [store.bus().unwrap(), other.bus().unwrap()] {
+        ears.push(bus.subscribe().await.unwrap());
+    }
+    let texts: Vec<String> = (0..50)
+        .map(|n| format!("{n}{}", "é".repeat(3900)))
+        .collect();
+    store.bus().unwrap().publish(&texts).await.unwrap();
+    for ear in &mut ears {
+        for text in &texts {
+            assert_eq!(ear.next().await.unwrap(), *text);
+        }
+    }
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'resonate-listen'";
+    meddle(&database, cut).await;
+    for ear in &mut ears {
+        assert!(matches!(ear.next().await, Err(Error::Unavailable(_))));
+    }
+}
