@@ -185,8 +185,8 @@ def ratio(rates, others):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=5, help="of one measurement")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=3, help="of one measurement")
     options = parser.parse_args()
     maintenance = os.environ.get("RESONATE_TEST_POSTGRES")
     if not maintenance:
