@@ -1,8 +1,8 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check model crash sdk-long bench
+.PHONY: help run test check model crash sdk-long bench bench-postgres
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
 run: ## Start the server
 	cargo run --release -- serve
@@ -25,3 +25,6 @@ sdk-long: ## The SDKs, with the scenarios that take minutes
 
 bench: ## Load a release build; one line per workload
 	benches/run.sh
+
+bench-postgres: ## The same on PostgreSQL, beside pgbench: one server and two
+	python3 tests/postgres.py run -- python3 benches/postgres.py

@@ -1,5 +1,6 @@
 //! A client of the wire: requests, and one event stream.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
@@ -12,14 +13,21 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
-    url: String,
+    urls: Arc<[String]>,
+    /// Which of them takes the requests.
+    turn: usize,
+    /// Where streams are opened, if not where requests go.
+    poll_url: Option<String>,
     /// Makes the ids of this run differ from those of any other.
     pub run: String,
 }
 
 impl Client {
-    /// A client of the server at `url`.
-    pub fn new(url: &str) -> anyhow::Result<Self> {
+    /// A client of the servers at `urls`, of which there is one at least.
+    pub fn new(urls: &[String], poll_url: Option<&str>) -> anyhow::Result<Self> {
+        let base = |url: &str| url.trim_end_matches('/').to_owned();
+        let urls: Arc<[String]> = urls.iter().map(|url| base(url)).collect();
+        ensure!(!urls.is_empty(), "no URL");
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .no_proxy()
@@ -29,9 +37,23 @@ impl Client {
         let run = format!("bench{}", now_ms());
         Ok(Client {
             http,
-            url: url.trim_end_matches('/').to_owned(),
+            urls,
+            turn: 0,
+            poll_url: poll_url.map(base),
             run,
         })
+    }
+
+    /// The same client with another connection: servers take turns.
+    pub fn nth(&self, connection: usize) -> Self {
+        Client {
+            turn: connection % self.urls.len(),
+            ..self.clone()
+        }
+    }
+
+    fn url(&self) -> &str {
+        &self.urls[self.turn]
     }
 
     /// Sends one request; answers `data` of a 2xx or 300.
@@ -40,7 +62,7 @@ impl Client {
         let body = serde_json::to_vec(&json!({"kind": kind, "head": head, "data": data}))?;
         let answer = self
             .http
-            .post(format!("{}/", self.url))
+            .post(format!("{}/", self.url()))
             .body(body)
             .send()
             .await?;
@@ -56,7 +78,8 @@ impl Client {
 
     /// Opens the poll stream of a worker.
     pub async fn stream(&self, group: &str, id: &str) -> anyhow::Result<Stream> {
-        let url = format!("{}/poll/{group}/{id}", self.url);
+        let base = self.poll_url.as_deref().unwrap_or(self.url());
+        let url = format!("{base}/poll/{group}/{id}");
         let answer = self.http.get(url).send().await?;
         ensure!(answer.status() == 200, "poll answered {}", answer.status());
         let mut stream = Stream {

@@ -4,6 +4,9 @@
 //! cargo bench --bench load -- --url http://127.0.0.1:8001 execute --count 500
 //! ```
 //!
+//! With several `--url` connections are spread over the servers; with `--poll-url` the worker's stream hangs on
+//! another server than the one that takes the requests.
+//!
 //! Every workload is bounded in count, prints one line of figures, and with `--json` one JSON object.
 #![allow(clippy::print_stdout, reason = "printing figures is what it is for")]
 
@@ -21,9 +24,12 @@ use client::Client;
 /// Measures a server of the durable-promise protocol.
 #[derive(Parser)]
 struct Args {
-    /// Base URL of the server; only loopback addresses are accepted.
-    #[arg(long, default_value = "http://127.0.0.1:8001", global = true)]
-    url: String,
+    /// Base URL of a server; may be repeated. Only loopback addresses are accepted.
+    #[arg(long = "url", default_value = "http://127.0.0.1:8001", global = true)]
+    urls: Vec<String>,
+    /// Base URL of the server where streams are opened, unless it is the one that takes the requests.
+    #[arg(long, global = true)]
+    poll_url: Option<String>,
     /// Print one JSON object instead of a line of text.
     #[arg(long, global = true)]
     json: bool,
@@ -44,6 +50,9 @@ enum Workload {
         /// Connections, each with one request in flight.
         #[arg(long, default_value_t = 64)]
         connections: usize,
+        /// Ends earlier, after so many milliseconds.
+        #[arg(long, default_value_t = 600_000)]
+        duration_ms: u64,
     },
     /// One idle client: promise.create with a target until `execute` arrives on an open stream.
     Execute {
@@ -80,18 +89,21 @@ enum Workload {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let is_loopback = ["http://127.", "http://localhost", "http://[::1]"]
-        .iter()
-        .any(|prefix| args.url.starts_with(prefix));
-    ensure!(
-        is_loopback,
-        "only loopback addresses are loaded, not {}",
-        args.url
-    );
-    let client = Client::new(&args.url)?;
+    for url in args.urls.iter().chain(&args.poll_url) {
+        let is_loopback = ["http://127.", "http://localhost", "http://[::1]"]
+            .iter()
+            .any(|prefix| url.starts_with(prefix));
+        ensure!(is_loopback, "only loopback addresses are loaded, not {url}");
+    }
+    let client = Client::new(&args.urls, args.poll_url.as_deref())?;
     let figures = match args.workload {
-        Workload::Create { count, connections } => {
-            workloads::create(&client, count, connections).await?
+        Workload::Create {
+            count,
+            connections,
+            duration_ms,
+        } => {
+            let duration = Duration::from_millis(duration_ms);
+            workloads::create(&client, count, connections, duration).await?
         }
         Workload::Execute { count } => workloads::execute(&client, count).await?,
         Workload::Resume { count } => workloads::resume(&client, count).await?,

@@ -16,15 +16,23 @@ fn promise(id: &str, tags: &Value) -> Value {
 }
 
 /// Closed loop of `promise.create`.
-pub async fn create(client: &Client, count: usize, connections: usize) -> anyhow::Result<Figures> {
+pub async fn create(
+    client: &Client,
+    count: usize,
+    connections: usize,
+    duration: Duration,
+) -> anyhow::Result<Figures> {
     let started_at = Instant::now();
     let workers = (0..connections).map(|worker| {
-        let client = client.clone();
+        let client = client.nth(worker);
         tokio::spawn(async move {
             let mut figures = Figures::new("create")?;
             for n in 0..count / connections {
                 let id = format!("{}-{worker}-{n}", client.run);
                 let sent_at = Instant::now();
+                if sent_at.duration_since(started_at) > duration {
+                    break;
+                }
                 client
                     .call("promise.create", promise(&id, &json!({})))
                     .await?;
@@ -49,6 +57,7 @@ pub async fn execute(client: &Client, count: usize) -> anyhow::Result<Figures> {
     for n in 0..count {
         let id = format!("{}-{n}", client.run);
         let tags = json!({"resonate:target": format!("poll://any@{group}")});
+        let client = client.nth(n);
         let sent_at = Instant::now();
         let (answer, message) = tokio::join!(
             client.call("promise.create", promise(&id, &tags)),
@@ -68,6 +77,7 @@ pub async fn resume(client: &Client, count: usize) -> anyhow::Result<Figures> {
     let mut figures = Figures::new("settle -> execute")?;
     let started_at = Instant::now();
     for n in 0..count {
+        let client = client.nth(n);
         let (awaiter, awaited) = (
             format!("{}-{n}", client.run),
             format!("{}-{n}.0", client.run),
@@ -116,6 +126,7 @@ pub async fn timers(client: &Client, count: usize, spread_ms: u64) -> anyhow::Re
         let id = format!("{}-{n}", client.run);
         let at = first_at + spread_ms * u64::try_from(n)? / u64::try_from(count)?;
         let tags = json!({"resonate:timer": "true"});
+        let client = client.nth(n);
         client
             .call(
                 "promise.create",
@@ -150,6 +161,7 @@ pub async fn streams(client: &Client, count: usize, hold: Duration) -> anyhow::R
         let sent_at = Instant::now();
         streams.push(
             client
+                .nth(n)
                 .stream(&format!("g{}", n % 50), &format!("w{n}"))
                 .await?,
         );

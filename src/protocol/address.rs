@@ -142,7 +142,8 @@ pub fn spellings(segment: &str) -> impl Iterator<Item = Cow<'_, str>> {
     std::iter::once(Cow::Borrowed(segment)).chain(decoded)
 }
 
-/// Decodes until nothing changes, so that all [`spellings`] of a segment share one queue.
+/// Decodes until nothing changes, so that all [`spellings`] of a segment share one queue. Only a NUL
+/// stays an escape: not every database has texts that hold one.
 ///
 /// Bounded: `%2525…` grows shorter by one escape a round, which would take quadratic time.
 fn fully_decoded(segment: &str) -> String {
@@ -158,7 +159,7 @@ fn fully_decoded(segment: &str) -> String {
         }
         text = decoded;
     }
-    text
+    text.replace('\0', "%00")
 }
 
 fn parse_http(text: &str, rest: &str) -> Option<Address> {
@@ -310,6 +311,8 @@ mod tests {
         assert_eq!(queue_of("gcps://p/t"), None);
         assert!(spellings("g%20x").eq(["g%20x", "g x"]) && spellings("100%").eq(["100%"]));
         assert!(spellings("g x").eq(["g x"]));
+        assert_eq!(queue_of("poll://any@g%00x").as_deref(), Some("any@g%00x"));
+        assert_eq!(&*anycast_queue("g\0x"), "any@g%00x");
         let nested = format!("poll://any@%{}", "25".repeat(100_000));
         assert!(queue_of(&nested).is_some());
     }

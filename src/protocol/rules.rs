@@ -9,43 +9,69 @@ const PROMISE_ID_BYTES_MAX: usize = 64 * 1024;
 /// Digits of the latest instant.
 const INSTANT_DIGITS_MAX: usize = 19;
 
-/// An upper bound of what a schedule's template becomes.
+/// The bytes that a schedule's template becomes at most.
 fn substituted_bytes_max(template: &str, schedule_id: &str) -> usize {
-    let ids = template.matches("{{.id}}").count();
-    let instants = template.matches("{{.timestamp}}").count();
-    template
-        .len()
+    let (id, instant) = ("{{.id}}", "{{.timestamp}}");
+    let ids = template.matches(id).count();
+    let instants = template.matches(instant).count();
+    let literal = template.len() - ids * id.len() - instants * instant.len();
+    literal
         .saturating_add(ids.saturating_mul(schedule_id.len()))
         .saturating_add(instants.saturating_mul(INSTANT_DIGITS_MAX))
 }
 
 /// The violations found in one request, in the order of its fields.
-#[derive(Debug, Default)]
-pub(super) struct Violations(Vec<String>);
+#[derive(Debug)]
+pub(super) struct Violations<'c> {
+    messages: Vec<String>,
+    rules: &'c Rules,
+    key_bytes_max: Option<usize>,
+}
 
-impl Violations {
+impl<'c> Violations<'c> {
+    /// None found yet. `key_bytes_max` is how long a text may be that the storage finds something by.
+    pub fn new(rules: &'c Rules, key_bytes_max: Option<usize>) -> Self {
+        Violations {
+            messages: Vec::new(),
+            rules,
+            key_bytes_max,
+        }
+    }
+
     pub fn push(&mut self, message: impl Into<String>) {
         let message = message.into();
         // A list of thousands of entries breaks a rule once.
-        if !self.0.contains(&message) {
-            self.0.push(message);
+        if !self.messages.contains(&message) {
+            self.messages.push(message);
         }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.messages.is_empty()
     }
 
     pub fn into_message(self) -> String {
-        self.0.join("; ")
+        self.messages.join("; ")
     }
 
     /// A string that must not be empty and must not hold a NUL.
-    pub fn id(&mut self, field: &str, text: &str) {
+    fn text(&mut self, field: &str, text: &str) {
         if text.is_empty() {
             self.push(format!("{field} is required"));
         }
         self.no_nul(field, text);
+    }
+
+    /// A [`Violations::text`] that something is found by.
+    pub fn id(&mut self, field: &str, text: &str) {
+        self.text(field, text);
+        self.key(field, text);
+    }
+
+    fn key(&mut self, field: &str, text: &str) {
+        if let Some(bytes_max) = self.key_bytes_max.filter(|max| text.len() > *max) {
+            self.push(format!("{field} must not be longer than {bytes_max} bytes"));
+        }
     }
 
     fn no_nul(&mut self, field: &str, text: &str) {
@@ -110,20 +136,21 @@ impl Violations {
         }
     }
 
-    pub fn listener_address(&mut self, address: &str, rules: &Rules) {
+    pub fn listener_address(&mut self, address: &str) {
         if address.is_empty() {
             self.push("Address is required");
             return;
         }
         self.no_nul("Address", address);
-        if !Address::parse(address, rules).is_some_and(|address| address.can_listen()) {
+        self.key("Address", address);
+        if !Address::parse(address, self.rules).is_some_and(|address| address.can_listen()) {
             self.push("Invalid listener address");
         }
     }
 
     /// Whether it has a further occurrence is looked at when the schedule is created.
     pub fn cron(&mut self, cron: &str) {
-        self.id("Cron expression", cron);
+        self.text("Cron expression", cron);
         if !cron.is_empty() && Cron::parse(cron).is_none() {
             self.push("Invalid cron expression");
         }
@@ -136,19 +163,27 @@ impl Violations {
         }
     }
 
-    fn target(&mut self, tags: &Tags, rules: &Rules) {
+    /// Tags that something is found by.
+    fn key_tags(&mut self, tags: &Tags) {
+        for name in [tag::TARGET, tag::BRANCH] {
+            self.key(name, tags.get(name).unwrap_or_default());
+        }
+    }
+
+    fn target(&mut self, tags: &Tags) {
         if tags
             .target()
-            .is_some_and(|target| Address::parse(target, rules).is_none())
+            .is_some_and(|target| Address::parse(target, self.rules).is_none())
         {
             self.push("Invalid resonate:target address");
         }
     }
 
     /// `protocol.md` §5.1, at every door.
-    pub fn tags(&mut self, tags: &Tags, timeout_at: Millis, rules: &Rules) {
+    pub fn tags(&mut self, tags: &Tags, timeout_at: Millis) {
         self.no_nul_tags(tags);
-        self.target(tags, rules);
+        self.key_tags(tags);
+        self.target(tags);
         if let Some(delay) = tags.get(tag::DELAY) {
             match parse_delay(delay) {
                 None => self.push("resonate:delay must be a non-negative integer"),
@@ -178,21 +213,24 @@ impl Violations {
 
     /// Every occurrence writes the id, and its tags, anew: a few bytes must not become gigabytes.
     pub fn template(&mut self, template: &str, schedule_id: &str) {
-        self.id("Promise ID template", template);
-        if substituted_bytes_max(template, schedule_id) > PROMISE_ID_BYTES_MAX {
+        self.text("Promise ID template", template);
+        let key_bytes_max = self.key_bytes_max.unwrap_or(usize::MAX);
+        let bytes_max = PROMISE_ID_BYTES_MAX.min(key_bytes_max);
+        if substituted_bytes_max(template, schedule_id) > bytes_max {
             self.push(format!(
-                "Promise ID template must make ids of at most {PROMISE_ID_BYTES_MAX} bytes"
+                "Promise ID template must make ids of at most {bytes_max} bytes"
             ));
         }
     }
 
     /// `protocol.md` §10: every occurrence must be able to have a task.
-    pub fn schedule_tags(&mut self, tags: &Tags, rules: &Rules) {
+    pub fn schedule_tags(&mut self, tags: &Tags) {
         self.no_nul_tags(tags);
+        self.key_tags(tags);
         if tags.target().is_none() {
             self.push("promiseTags must include a resonate:target tag");
         }
-        self.target(tags, rules);
+        self.target(tags);
         if tags.is_timer() {
             self.push("promiseTags must not include a resonate:timer tag");
         }

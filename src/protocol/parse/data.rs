@@ -9,7 +9,7 @@ use serde::de::{
 };
 use serde_json::value::RawValue;
 
-use super::{Parsed, Problem};
+use super::{Context, Parsed, Problem};
 use crate::protocol::record::{Id, Value, ValueParts};
 use crate::protocol::rules::Violations;
 
@@ -18,12 +18,13 @@ pub(super) struct IdData {
     pub id: String,
 }
 
-pub(super) fn id<I: From<String>>(
+pub(super) fn id<'c, I: From<String>>(
     data: &RawValue,
-    check: impl FnOnce(&mut Violations, &str),
+    context: &'c Context,
+    check: impl FnOnce(&mut Violations<'c>, &str),
 ) -> Parsed<I> {
     let IdData { id } = read(data)?;
-    let mut violations = Violations::default();
+    let mut violations = context.violations();
     check(&mut violations, &id);
     finish(violations)?;
     Ok(id.into())
@@ -48,7 +49,7 @@ fn none<T>() -> Option<T> {
 
 impl<S, T> SearchData<S, T> {
     /// The page wanted: how many, after what.
-    pub fn page(&self, default: usize, violations: &mut Violations) -> (usize, Option<Id>) {
+    pub fn page(&self, default: usize, violations: &mut Violations<'_>) -> (usize, Option<Id>) {
         let cursor = self.cursor.as_deref();
         violations.cursor(cursor.unwrap_or_default());
         (
@@ -58,7 +59,7 @@ impl<S, T> SearchData<S, T> {
     }
 }
 
-pub(super) fn value(parts: Option<MapOnly<ValueParts>>, violations: &mut Violations) -> Value {
+pub(super) fn value(parts: Option<MapOnly<ValueParts>>, violations: &mut Violations<'_>) -> Value {
     match parts {
         Some(MapOnly(parts)) => {
             violations.value(&parts);
@@ -68,11 +69,11 @@ pub(super) fn value(parts: Option<MapOnly<ValueParts>>, violations: &mut Violati
     }
 }
 
-pub(super) fn invalid(violations: Violations) -> Problem {
+pub(super) fn invalid(violations: Violations<'_>) -> Problem {
     Problem::Invalid(violations.into_message())
 }
 
-pub(super) fn finish(violations: Violations) -> Parsed<()> {
+pub(super) fn finish(violations: Violations<'_>) -> Parsed<()> {
     if violations.is_empty() {
         Ok(())
     } else {

@@ -28,6 +28,15 @@ pub struct Context {
     pub is_debug: bool,
     /// The address grammar.
     pub address_rules: Rules,
+    /// How many bytes a text may have that the storage finds something by: ids, addresses, and the
+    /// tags `resonate:target` and `resonate:branch`. None where any length will do.
+    pub key_bytes_max: Option<usize>,
+}
+
+impl Context {
+    fn violations(&self) -> Violations<'_> {
+        Violations::new(&self.address_rules, self.key_bytes_max)
+    }
 }
 
 /// Why `data` is not an operation.
@@ -58,28 +67,27 @@ pub fn operation(envelope: &Envelope<'_>, context: &Context) -> Result<Operation
 
 fn parse(envelope: &Envelope<'_>, context: &Context) -> Parsed<Operation> {
     let data = envelope.data;
-    let rules = &context.address_rules;
     let command = match &*envelope.kind {
-        "promise.create" => Command::PromiseCreate(promise_create(data, rules)?),
-        "promise.settle" => Command::PromiseSettle(promise_settle(data)?),
-        "promise.register_callback" => register_callback(data)?,
-        "promise.register_listener" => register_listener(data, rules)?,
-        "task.create" => task_create(data, rules)?,
-        "task.acquire" => task_acquire(data)?,
-        "task.fence" => task_fence(data, rules)?,
-        "task.heartbeat" => task_heartbeat(data)?,
-        "task.suspend" => task_suspend(data)?,
-        "task.fulfill" => task_fulfill(data)?,
-        "task.release" => task_release(data)?,
+        "promise.create" => Command::PromiseCreate(promise_create(data, context)?),
+        "promise.settle" => Command::PromiseSettle(promise_settle(data, context)?),
+        "promise.register_callback" => register_callback(data, context)?,
+        "promise.register_listener" => register_listener(data, context)?,
+        "task.create" => task_create(data, context)?,
+        "task.acquire" => task_acquire(data, context)?,
+        "task.fence" => task_fence(data, context)?,
+        "task.heartbeat" => task_heartbeat(data, context)?,
+        "task.suspend" => task_suspend(data, context)?,
+        "task.fulfill" => task_fulfill(data, context)?,
+        "task.release" => task_release(data, context)?,
         "task.halt" => Command::TaskHalt {
-            id: id(data, Violations::task_id)?,
+            id: id(data, context, Violations::task_id)?,
         },
         "task.continue" => Command::TaskContinue {
-            id: id(data, Violations::task_id)?,
+            id: id(data, context, Violations::task_id)?,
         },
-        "schedule.create" => schedule_create(data, rules)?,
+        "schedule.create" => schedule_create(data, context)?,
         "schedule.delete" => Command::ScheduleDelete {
-            id: id(data, Violations::schedule_id)?,
+            id: id(data, context, Violations::schedule_id)?,
         },
         kind => return parse_other(kind, envelope, context),
     };
@@ -90,17 +98,17 @@ fn parse_other(kind: &str, envelope: &Envelope<'_>, context: &Context) -> Parsed
     let data = envelope.data;
     let query = match kind {
         "promise.get" => Query::PromiseGet {
-            id: id(data, Violations::promise_id)?,
+            id: id(data, context, Violations::promise_id)?,
         },
-        "promise.search" => promise_search(data)?,
+        "promise.search" => promise_search(data, context)?,
         "task.get" => Query::TaskGet {
-            id: id(data, Violations::task_id)?,
+            id: id(data, context, Violations::task_id)?,
         },
-        "task.search" => task_search(data)?,
+        "task.search" => task_search(data, context)?,
         "schedule.get" => Query::ScheduleGet {
-            id: id(data, Violations::schedule_id)?,
+            id: id(data, context, Violations::schedule_id)?,
         },
-        "schedule.search" => schedule_search(data)?,
+        "schedule.search" => schedule_search(data, context)?,
         kind => return debug(kind, envelope, context).map(Operation::Debug),
     };
     Ok(Operation::Query(query))
@@ -155,11 +163,15 @@ mod tests {
     use crate::protocol::envelope;
 
     fn parsed(kind: &str, data: &str) -> Result<Operation, String> {
+        parsed_in(&Context::default(), kind, data)
+    }
+
+    fn parsed_in(context: &Context, kind: &str, data: &str) -> Result<Operation, String> {
         let body = format!(
             r#"{{"kind":"{kind}","head":{{"corrId":"c","version":"2026-04-01"}},"data":{data}}}"#
         );
         let envelope = envelope::parse(body.as_bytes()).map_err(|r| r.message)?;
-        operation(&envelope, &Context::default()).map_err(|r| r.message)
+        operation(&envelope, context).map_err(|r| r.message)
     }
 
     #[test]
@@ -190,6 +202,118 @@ mod tests {
         for (kind, data, message) in cases {
             assert_eq!(parsed(kind, data), Err(message.to_owned()));
         }
+    }
+
+    /// `protocol.md` §2.1, row 12. K stands for a key of ten bytes, which is one too long.
+    #[test]
+    fn keys_that_are_too_long_for_the_storage_are_named() {
+        let cases = [
+            ("promise.get", r#"{"id":"K"}"#, "Promise ID"),
+            (
+                "promise.create",
+                r#"{"id":"K","timeoutAt":1,"tags":{"resonate:branch":"K"}}"#,
+                "Promise ID, resonate:branch",
+            ),
+            (
+                "promise.create",
+                r#"{"id":"a","timeoutAt":1,"tags":{"resonate:target":"http://abc"}}"#,
+                "resonate:target",
+            ),
+            (
+                "promise.settle",
+                r#"{"id":"K","state":"resolved"}"#,
+                "Promise ID",
+            ),
+            (
+                "promise.register_callback",
+                r#"{"awaited":"K","awaiter":"aK"}"#,
+                "Awaited promise ID, Awaiter promise ID",
+            ),
+            (
+                "promise.register_listener",
+                r#"{"awaited":"K","address":"http://abc"}"#,
+                "Awaited promise ID, Address",
+            ),
+            (
+                "task.create",
+                r#"{"pid":"K","ttl":1,"action":{"kind":"promise.create","data":{"id":"K","timeoutAt":1,"tags":{"resonate:target":"http://a"}}}}"#,
+                "Process ID, Promise ID",
+            ),
+            (
+                "task.acquire",
+                r#"{"id":"K","version":1,"pid":"K","ttl":1}"#,
+                "Task ID, Process ID",
+            ),
+            (
+                "task.heartbeat",
+                r#"{"pid":"K","tasks":[{"id":"K","version":1},{"id":"K","version":2}]}"#,
+                "Process ID, Task ID",
+            ),
+            (
+                "task.suspend",
+                r#"{"id":"a","version":1,"actions":[{"kind":"promise.register_callback","data":{"awaited":"K","awaiter":"a"}}]}"#,
+                "Awaited promise ID",
+            ),
+            ("task.release", r#"{"id":"K","version":1}"#, "Task ID"),
+            ("task.halt", r#"{"id":"K"}"#, "Task ID"),
+            ("schedule.get", r#"{"id":"K"}"#, "Schedule ID"),
+            ("schedule.delete", r#"{"id":"K"}"#, "Schedule ID"),
+            (
+                "schedule.create",
+                r#"{"id":"K","cron":"* * * * * *","promiseId":"a","promiseTimeout":1,"promiseTags":{"resonate:target":"http://abc"}}"#,
+                "Schedule ID, resonate:target",
+            ),
+        ];
+        let context = Context {
+            key_bytes_max: Some(9),
+            ..Context::default()
+        };
+        for (kind, data, fields) in cases {
+            let sentences = fields
+                .split(", ")
+                .map(|field| format!("{field} must not be longer than 9 bytes"));
+            let message = sentences.collect::<Vec<_>>().join("; ");
+            let data = data.replace('K', "tenletters");
+            assert_eq!(parsed_in(&context, kind, &data), Err(message), "{kind}");
+            assert!(parsed(kind, &data).is_ok(), "{kind} {data}");
+        }
+    }
+
+    #[test]
+    fn what_nothing_is_found_by_may_be_long() {
+        let context = Context {
+            key_bytes_max: Some(9),
+            ..Context::default()
+        };
+        let long = r#"{"id":"ninechars","timeoutAt":1,"param":{"data":"tenletters"},"tags":{"tenletters":"tenletters"}}"#;
+        assert!(parsed_in(&context, "promise.create", long).is_ok());
+        let search = r#"{"cursor":"tenletters","tags":{"resonate:branch":"tenletters"}}"#;
+        assert!(parsed_in(&context, "promise.search", search).is_ok());
+    }
+
+    /// `protocol.md` §10: the template may be long, what it makes must not.
+    #[test]
+    fn templates_make_ids_that_the_storage_takes() {
+        let create = |template: &str, key_bytes_max| {
+            let data = format!(
+                r#"{{"id":"ninechars","cron":"* * * * * *","promiseId":"{template}","promiseTimeout":1,"promiseTags":{{"resonate:target":"http://a"}}}}"#
+            );
+            let context = Context {
+                key_bytes_max,
+                ..Context::default()
+            };
+            parsed_in(&context, "schedule.create", &data).map(drop)
+        };
+        let refused = |bytes_max: usize| {
+            let sentence = "Promise ID template must make ids of at most";
+            Err(format!("{sentence} {bytes_max} bytes"))
+        };
+        assert_eq!(create("{{.id}}", Some(9)), Ok(()));
+        assert_eq!(create("a{{.id}}", Some(9)), refused(9));
+        assert_eq!(create("{{.timestamp}}", Some(18)), refused(18));
+        assert_eq!(create("{{.timestamp}}", Some(19)), Ok(()));
+        assert_eq!(create("a{{.id}}", None), Ok(()));
+        assert_eq!(create(&"a".repeat(65_537), None), refused(65_536));
     }
 
     #[test]

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
-use super::Parsed;
 use super::data::{MapOnly, Name, SearchData, finish, read, value};
-use crate::protocol::address::Rules;
+use super::{Context, Parsed};
 use crate::protocol::operation::{Command, PromiseCreate, PromiseSearch, PromiseSettle, Query};
 use crate::protocol::record::{Millis, PromiseState, Tags, ValueParts, Verdict};
 use crate::protocol::rules::Violations;
@@ -22,23 +21,19 @@ pub(super) struct CreateData {
     tags: Option<BTreeMap<String, String>>,
 }
 
-pub(super) fn promise_create(data: &RawValue, rules: &Rules) -> Parsed<PromiseCreate> {
-    let mut violations = Violations::default();
-    let op = build_create(read(data)?, rules, &mut violations);
+pub(super) fn promise_create(data: &RawValue, context: &Context) -> Parsed<PromiseCreate> {
+    let mut violations = context.violations();
+    let op = build_create(read(data)?, &mut violations);
     finish(violations)?;
     Ok(op)
 }
 
-pub(super) fn build_create(
-    data: CreateData,
-    rules: &Rules,
-    violations: &mut Violations,
-) -> PromiseCreate {
+pub(super) fn build_create(data: CreateData, violations: &mut Violations<'_>) -> PromiseCreate {
     violations.promise_id(&data.id);
     violations.not_negative("TimeoutAt", data.timeout_at);
     let param = value(data.param, violations);
     let tags = Tags::new(data.tags.unwrap_or_default());
-    violations.tags(&tags, data.timeout_at, rules);
+    violations.tags(&tags, data.timeout_at);
     PromiseCreate {
         id: data.id.into(),
         timeout_at: data.timeout_at,
@@ -55,14 +50,14 @@ pub(super) struct SettleData {
     value: Option<MapOnly<ValueParts>>,
 }
 
-pub(super) fn promise_settle(data: &RawValue) -> Parsed<PromiseSettle> {
-    let mut violations = Violations::default();
+pub(super) fn promise_settle(data: &RawValue, context: &Context) -> Parsed<PromiseSettle> {
+    let mut violations = context.violations();
     let op = build_settle(read(data)?, &mut violations);
     finish(violations)?;
     Ok(op)
 }
 
-pub(super) fn build_settle(data: SettleData, violations: &mut Violations) -> PromiseSettle {
+pub(super) fn build_settle(data: SettleData, violations: &mut Violations<'_>) -> PromiseSettle {
     violations.promise_id(&data.id);
     let value = value(data.value, violations);
     PromiseSettle {
@@ -78,9 +73,9 @@ pub(super) struct CallbackData {
     pub awaiter: String,
 }
 
-pub(super) fn register_callback(data: &RawValue) -> Parsed<Command> {
+pub(super) fn register_callback(data: &RawValue, context: &Context) -> Parsed<Command> {
     let CallbackData { awaited, awaiter } = read(data)?;
-    let mut violations = Violations::default();
+    let mut violations = context.violations();
     violations.id("Awaited promise ID", &awaited);
     violations.id("Awaiter promise ID", &awaiter);
     if awaited == awaiter && !awaited.is_empty() {
@@ -93,16 +88,16 @@ pub(super) fn register_callback(data: &RawValue) -> Parsed<Command> {
     })
 }
 
-pub(super) fn register_listener(data: &RawValue, rules: &Rules) -> Parsed<Command> {
+pub(super) fn register_listener(data: &RawValue, context: &Context) -> Parsed<Command> {
     #[derive(serde::Deserialize)]
     struct Data {
         awaited: String,
         address: String,
     }
     let Data { awaited, address } = read(data)?;
-    let mut violations = Violations::default();
+    let mut violations = context.violations();
     violations.id("Awaited promise ID", &awaited);
-    violations.listener_address(&address, rules);
+    violations.listener_address(&address);
     finish(violations)?;
     Ok(Command::PromiseRegisterListener {
         awaited: awaited.into(),
@@ -110,9 +105,9 @@ pub(super) fn register_listener(data: &RawValue, rules: &Rules) -> Parsed<Comman
     })
 }
 
-pub(super) fn promise_search(data: &RawValue) -> Parsed<Query> {
+pub(super) fn promise_search(data: &RawValue, context: &Context) -> Parsed<Query> {
     let data: SearchData<Name<PromiseState>, BTreeMap<String, String>> = read(data)?;
-    let mut violations = Violations::default();
+    let mut violations = context.violations();
     let (limit, cursor) = data.page(100, &mut violations);
     let tags = Tags::new(data.tags.unwrap_or_default());
     violations.no_nul_tags(&tags);

@@ -5,14 +5,12 @@ use std::collections::BTreeMap;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use super::Parsed;
 use super::data::{MapOnly, SearchData, finish, read, value};
-use crate::protocol::address::Rules;
+use super::{Context, Parsed};
 use crate::protocol::operation::{Command, Query, ScheduleCreate, ScheduleSearch};
 use crate::protocol::record::{Millis, Tags, ValueParts};
-use crate::protocol::rules::Violations;
 
-pub(super) fn schedule_create(data: &RawValue, rules: &Rules) -> Parsed<Command> {
+pub(super) fn schedule_create(data: &RawValue, context: &Context) -> Parsed<Command> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Data {
@@ -26,14 +24,14 @@ pub(super) fn schedule_create(data: &RawValue, rules: &Rules) -> Parsed<Command>
         promise_tags: Option<BTreeMap<String, String>>,
     }
     let data: Data = read(data)?;
-    let mut violations = Violations::default();
+    let mut violations = context.violations();
     violations.schedule_id(&data.id);
     violations.cron(&data.cron);
     violations.template(&data.promise_id, &data.id);
     violations.not_negative("Promise timeout", data.promise_timeout);
     let promise_param = value(data.promise_param, &mut violations);
     let promise_tags = Tags::new(data.promise_tags.unwrap_or_default());
-    violations.schedule_tags(&promise_tags, rules);
+    violations.schedule_tags(&promise_tags);
     finish(violations)?;
     Ok(Command::ScheduleCreate(ScheduleCreate {
         id: data.id.into(),
@@ -45,9 +43,9 @@ pub(super) fn schedule_create(data: &RawValue, rules: &Rules) -> Parsed<Command>
     }))
 }
 
-pub(super) fn schedule_search(data: &RawValue) -> Parsed<Query> {
+pub(super) fn schedule_search(data: &RawValue, context: &Context) -> Parsed<Query> {
     let data: SearchData<IgnoredAny, BTreeMap<String, String>> = read(data)?;
-    let mut violations = Violations::default();
+    let mut violations = context.violations();
     let (limit, cursor) = data.page(10, &mut violations);
     let tags = Tags::new(data.tags.unwrap_or_default());
     violations.no_nul_tags(&tags);

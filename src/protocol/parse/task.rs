@@ -3,10 +3,9 @@
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use super::Parsed;
 use super::data::{IdData, MapOnly, Name, SearchData, finish, invalid, read, read_as};
 use super::promise::{CallbackData, build_create, build_settle};
-use crate::protocol::address::Rules;
+use super::{Context, Parsed};
 use crate::protocol::operation::{
     Command, FenceAction, Query, TaskAcquire, TaskCreate, TaskFence, TaskFulfill, TaskRef,
     TaskSearch, TaskSuspend,
@@ -32,7 +31,7 @@ struct ActionHead {
 
 const INVALID_ACTION_KIND: &str = "Invalid action kind";
 
-pub(super) fn task_create(data: &RawValue, rules: &Rules) -> Parsed<Command> {
+pub(super) fn task_create(data: &RawValue, context: &Context) -> Parsed<Command> {
     #[derive(serde::Deserialize)]
     struct Data {
         pid: String,
@@ -44,14 +43,14 @@ pub(super) fn task_create(data: &RawValue, rules: &Rules) -> Parsed<Command> {
         ttl,
         action: MapOnly(action),
     } = read(data)?;
-    let mut violations = Violations::default();
+    let mut violations = context.violations();
     violations.id("Process ID", &pid);
     violations.ttl(ttl);
     if action.kind != "promise.create" {
         violations.push(INVALID_ACTION_KIND);
         return Err(invalid(violations));
     }
-    let create = build_create(read(&action.data)?, rules, &mut violations);
+    let create = build_create(read(&action.data)?, &mut violations);
     violations.task_create_tags(&create.tags);
     finish(violations)?;
     Ok(Command::TaskCreate(TaskCreate {
@@ -61,7 +60,7 @@ pub(super) fn task_create(data: &RawValue, rules: &Rules) -> Parsed<Command> {
     }))
 }
 
-pub(super) fn task_acquire(data: &RawValue) -> Parsed<Command> {
+pub(super) fn task_acquire(data: &RawValue, context: &Context) -> Parsed<Command> {
     #[derive(serde::Deserialize)]
     struct Data {
         id: String,
@@ -75,7 +74,7 @@ pub(super) fn task_acquire(data: &RawValue) -> Parsed<Command> {
         pid,
         ttl,
     } = read(data)?;
-    let mut violations = Violations::default();
+    let mut violations = context.violations();
     violations.task_id(&id);
     violations.not_negative("Version", version);
     violations.id("Process ID", &pid);
@@ -95,7 +94,7 @@ struct TaskRefData {
     version: i64,
 }
 
-fn build_task_ref(data: TaskRefData, violations: &mut Violations) -> TaskRef {
+fn build_task_ref(data: TaskRefData, violations: &mut Violations<'_>) -> TaskRef {
     violations.task_id(&data.id);
     violations.not_negative("Version", data.version);
     TaskRef {
@@ -104,8 +103,8 @@ fn build_task_ref(data: TaskRefData, violations: &mut Violations) -> TaskRef {
     }
 }
 
-pub(super) fn task_release(data: &RawValue) -> Parsed<Command> {
-    let mut violations = Violations::default();
+pub(super) fn task_release(data: &RawValue, context: &Context) -> Parsed<Command> {
+    let mut violations = context.violations();
     let task = build_task_ref(read(data)?, &mut violations);
     finish(violations)?;
     Ok(Command::TaskRelease(task))
@@ -120,7 +119,7 @@ struct ActedData {
 }
 
 impl ActedData {
-    fn split(self, violations: &mut Violations) -> (TaskRef, Action) {
+    fn split(self, violations: &mut Violations<'_>) -> (TaskRef, Action) {
         let task = TaskRefData {
             id: self.id,
             version: self.version,
@@ -129,8 +128,8 @@ impl ActedData {
     }
 }
 
-pub(super) fn task_fence(data: &RawValue, rules: &Rules) -> Parsed<Command> {
-    let mut violations = Violations::default();
+pub(super) fn task_fence(data: &RawValue, context: &Context) -> Parsed<Command> {
+    let mut violations = context.violations();
     let (task, action) = read::<ActedData>(data)?.split(&mut violations);
     let inner_id = read::<IdData>(&action.data).ok();
     if inner_id.is_some_and(|inner| inner.id == *task.id) {
@@ -140,7 +139,7 @@ pub(super) fn task_fence(data: &RawValue, rules: &Rules) -> Parsed<Command> {
     let inner = match action.kind.as_str() {
         "promise.create" => {
             let data = read_as(&action.data, "Invalid action data")?;
-            FenceAction::Create(build_create(data, rules, &mut violations))
+            FenceAction::Create(build_create(data, &mut violations))
         }
         "promise.settle" => {
             let data = read_as(&action.data, "Invalid action data")?;
@@ -160,14 +159,14 @@ pub(super) fn task_fence(data: &RawValue, rules: &Rules) -> Parsed<Command> {
     }))
 }
 
-pub(super) fn task_heartbeat(data: &RawValue) -> Parsed<Command> {
+pub(super) fn task_heartbeat(data: &RawValue, context: &Context) -> Parsed<Command> {
     #[derive(serde::Deserialize)]
     struct Data {
         pid: String,
         tasks: Vec<MapOnly<TaskRefData>>,
     }
     let Data { pid, tasks } = read(data)?;
-    let mut violations = Violations::default();
+    let mut violations = context.violations();
     violations.id("Process ID", &pid);
     let tasks = tasks
         .into_iter()
@@ -180,7 +179,7 @@ pub(super) fn task_heartbeat(data: &RawValue) -> Parsed<Command> {
     })
 }
 
-pub(super) fn task_suspend(data: &RawValue) -> Parsed<Command> {
+pub(super) fn task_suspend(data: &RawValue, context: &Context) -> Parsed<Command> {
     #[derive(serde::Deserialize)]
     struct Data {
         id: String,
@@ -192,7 +191,7 @@ pub(super) fn task_suspend(data: &RawValue) -> Parsed<Command> {
         version,
         actions,
     } = read(data)?;
-    let mut violations = Violations::default();
+    let mut violations = context.violations();
     let task = build_task_ref(TaskRefData { id, version }, &mut violations);
     if actions.is_empty() {
         violations.push("Actions array cannot be empty");
@@ -217,8 +216,8 @@ pub(super) fn task_suspend(data: &RawValue) -> Parsed<Command> {
     Ok(Command::TaskSuspend(TaskSuspend { task, awaited }))
 }
 
-pub(super) fn task_fulfill(data: &RawValue) -> Parsed<Command> {
-    let mut violations = Violations::default();
+pub(super) fn task_fulfill(data: &RawValue, context: &Context) -> Parsed<Command> {
+    let mut violations = context.violations();
     let (task, action) = read::<ActedData>(data)?.split(&mut violations);
     if action.kind != "promise.settle" {
         violations.push(INVALID_ACTION_KIND);
@@ -235,9 +234,9 @@ pub(super) fn task_fulfill(data: &RawValue) -> Parsed<Command> {
     }))
 }
 
-pub(super) fn task_search(data: &RawValue) -> Parsed<Query> {
+pub(super) fn task_search(data: &RawValue, context: &Context) -> Parsed<Query> {
     let data: SearchData<Name<TaskState>, IgnoredAny> = read(data)?;
-    let mut violations = Violations::default();
+    let mut violations = context.violations();
     let (limit, cursor) = data.page(100, &mut violations);
     finish(violations)?;
     Ok(Query::TaskSearch(TaskSearch {
