@@ -234,11 +234,7 @@ impl Cluster {
                 queues,
             } if node != self.me => self.note_listening(node, edition, part, parts, queues),
             Note::Again { node } if node == self.me => self.announce(),
-            Note::Gone { node } if node != self.me => {
-                if self.lock().peers.remove(&node).is_some() {
-                    inbox.woken(&inbox.listened());
-                }
-            }
+            Note::Gone { node } if self.forget(node) => inbox.woken(&inbox.listened()),
             Note::Wake { node, queues } if node != self.me => {
                 if queues.is_empty() {
                     inbox.woken(&inbox.listened());
@@ -380,6 +376,11 @@ impl Cluster {
                 inbox.woken(&inbox.listened());
             }
         }
+    }
+
+    /// Answers whether it was known.
+    fn forget(&self, node: NodeId) -> bool {
+        self.lock().peers.remove(&node).is_some()
     }
 
     /// Answers whether there were any.

@@ -121,8 +121,7 @@ pub(super) fn offers(parcels: &[(NodeId, Parcel)]) -> Vec<Note> {
     nodes.dedup();
     let of = |to: NodeId| {
         let mine = parcels.iter().filter(move |(node, _)| *node == to);
-        let mine = mine.map(|(_, parcel)| parcel.clone()).collect();
-        let parts = split::<Parcel>(mine).into_iter();
+        let parts = split(mine.map(|(_, parcel)| parcel.clone())).into_iter();
         parts.map(move |parcels| Note::Offer { to, parcels })
     };
     nodes.into_iter().flat_map(of).collect()
@@ -130,7 +129,7 @@ pub(super) fn offers(parcels: &[(NodeId, Parcel)]) -> Vec<Note> {
 
 /// The notes that say what a node listens to; one at least.
 pub(super) fn listening(node: NodeId, edition: u64, queues: &[Id]) -> Vec<Note> {
-    let mut lists = split(queues.to_vec());
+    let mut lists = split(queues.iter().cloned());
     if lists.is_empty() {
         lists.push(Vec::new());
     }
@@ -146,7 +145,7 @@ pub(super) fn listening(node: NodeId, edition: u64, queues: &[Id]) -> Vec<Note> 
 }
 
 /// Splits a list so that each part fits into a note, unless a single item does not.
-fn split<T: Serialize>(items: Vec<T>) -> Vec<Vec<T>> {
+fn split<T: Serialize>(items: impl IntoIterator<Item = T>) -> Vec<Vec<T>> {
     let mut parts: Vec<Vec<T>> = Vec::new();
     let mut bytes = usize::MAX;
     for item in items {

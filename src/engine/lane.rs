@@ -1,17 +1,15 @@
-//! A lane: takes what has queued up, decides it against one workspace, commits once, then answers.
+//! A batch: decided against one workspace, committed once, then answered.
 //!
 //! ```text
-//!   queue ─> collect (count, bytes) ─> load what is missing ─> decide in order ─> commit
-//!                                                                    │ failed      │ ok
-//!                         by halves, so that a culprit fails alone <─┘             ├─> replies
-//!                                                                                  └─> hooks: messages, deadlines
+//!   jobs ─> load what is missing ─> decide in order ─> commit
+//!                                          │ failed      │ ok
+//!      by halves, so that a culprit fails <─┘             ├─> replies
+//!      alone; overtaken: from the start                   └─> hooks: messages, deadlines
 //! ```
 //!
-//! Where the store has several lanes, or several servers, an attempt may find at its commit that another
-//! has changed what it was decided on. Then all of it is loaded and decided anew.
-//!
-//! An idle lane commits a lone job at once; batching comes from jobs piling up behind a commit in
-//! flight. Every reply waits for the commit, rejections included: they may rest on what it holds.
+//! Every reply waits for the commit, rejections included: they may rest on what it holds. Where several
+//! batches are under way, here or on other servers, an attempt may find at its commit that another has
+//! changed what it was decided on. Then all of it is loaded and decided anew.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::machine::workspace::{Message, Workspace};
@@ -30,12 +28,9 @@ use crate::protocol::reply::Reply;
 use crate::store::{self, Changes, Need, Store, Transaction};
 
 use super::clock::Clock;
+use super::dispatch::Origin;
 use super::{Error, Hooks};
 
-/// Jobs in one batch.
-const BATCH_JOBS_MAX: usize = 512;
-/// Payload bytes in one batch; a single larger job is a batch of its own.
-const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Pauses between attempts at a batch that the storage could not take.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(20);
 const RETRY_PAUSE_MAX: Duration = Duration::from_millis(500);
@@ -47,6 +42,9 @@ const CONFLICT_PAUSE_MAX_MS: u64 = 64;
 pub(super) struct Job {
     /// Decided in order, in one transaction.
     pub inputs: Vec<Input>,
+    /// The origins of what the inputs are about: of two jobs that share one, the second waits for the
+    /// first.
+    pub origins: Vec<Origin>,
     /// `now` given by the caller (debug); otherwise the batch's.
     pub now: Option<Millis>,
     /// Size of what came in, for the bounds.
@@ -64,8 +62,8 @@ pub(super) struct Lane {
     pub hooks: Arc<dyn Hooks>,
     /// Whether other servers decide about the same objects.
     pub is_shared: bool,
-    /// Whether the last write failed because the storage is out; the lanes share it.
-    pub is_out: Arc<AtomicBool>,
+    /// Whether the last write failed because the storage is out.
+    pub is_out: AtomicBool,
 }
 
 /// What a committed batch leaves to do.
@@ -87,24 +85,8 @@ impl From<store::Error> for Failure {
 }
 
 impl Lane {
-    /// Serves the queue until all senders are gone, then returns with everything answered.
-    pub async fn run(self, mut queue: mpsc::Receiver<Job>) {
-        let mut held_over = None;
-        loop {
-            let first = match held_over.take() {
-                Some(job) => job,
-                None => match queue.recv().await {
-                    Some(job) => job,
-                    None => return,
-                },
-            };
-            let (batch, rest) = collect(first, &mut queue);
-            held_over = rest;
-            self.serve(batch).await;
-        }
-    }
-
-    async fn serve(&self, batch: Vec<Job>) {
+    /// Takes a batch to its end: afterwards everybody is answered.
+    pub async fn serve(&self, batch: Vec<Job>) {
         // A caller that has gone away was never acknowledged: nothing needs to happen.
         let batch: Vec<Job> = batch
             .into_iter()
@@ -304,21 +286,6 @@ fn conflict_pause(conflicts: u32) -> Duration {
             Duration::from_micros(fastrand::u64(0..=pause_max * 1000))
         }
     }
-}
-
-/// Takes what has queued up, within the bounds; the job that would break them is held over.
-fn collect(first: Job, queue: &mut mpsc::Receiver<Job>) -> (Vec<Job>, Option<Job>) {
-    let mut bytes = first.bytes;
-    let mut batch = vec![first];
-    while batch.len() < BATCH_JOBS_MAX {
-        let Ok(job) = queue.try_recv() else { break };
-        bytes = bytes.saturating_add(job.bytes);
-        if bytes > BATCH_BYTES_MAX {
-            return (batch, Some(job));
-        }
-        batch.push(job);
-    }
-    (batch, None)
 }
 
 fn refuse(jobs: Vec<Job>, failure: &Failure) {

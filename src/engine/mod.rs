@@ -1,17 +1,15 @@
 //! The imperative shell around the machine: queues, batches, the clock, reads, and the debug switch.
 //!
 //! ```text
-//!   execute(command) ─> lane ─> machine ─> store ─> reply
-//!                                              └──> hooks: messages to the outbox, deadlines to the timers
+//!   execute(command) ─> dispatch ─> lane ─> machine ─> store ─> reply
+//!                                                           └──> hooks: messages to the outbox, deadlines to the timers
 //!   execute(query)   ─────────> store (committed state) ─> machine::query ─> reply
 //! ```
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -20,11 +18,12 @@ use crate::machine::object::{Object, is_expired};
 use crate::machine::workspace::Message;
 use crate::machine::{self, Input, Step, query};
 use crate::protocol::operation::{Command, Debug, Operation, Query};
-use crate::protocol::record::{Id, Millis, NEVER, Promise, origin};
+use crate::protocol::record::{Id, Millis, NEVER, Promise};
 use crate::protocol::reply::Reply;
 use crate::store::{self, Changes, DeadlineKey, Queues, Store};
 
 pub mod clock;
+mod dispatch;
 mod lane;
 mod snap;
 #[cfg(test)]
@@ -33,7 +32,7 @@ mod tests;
 use clock::Clock;
 use lane::{Job, Lane};
 
-/// Jobs waiting for a lane. Callers beyond it wait for room.
+/// Jobs waiting to be put into a batch. Callers beyond it wait for room.
 const QUEUE_JOBS_MAX: usize = 4096;
 /// Steps taken in one transaction.
 pub const STEPS_MAX: usize = 256;
@@ -109,41 +108,38 @@ pub struct Engine {
     request_deadline: Duration,
     /// Whether other servers decide about the same objects.
     is_shared: bool,
-    /// Empty once the engine has stopped.
-    lanes: std::sync::RwLock<Vec<mpsc::Sender<Job>>>,
-    lane_tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
+    /// None once the engine stops.
+    queue: std::sync::Mutex<Option<mpsc::Sender<Job>>>,
+    dispatching: std::sync::Mutex<Option<JoinHandle<()>>>,
     is_paused: AtomicBool,
     resumed: Notify,
     culprit_noted_at: std::sync::Mutex<Option<Instant>>,
 }
 
 impl Engine {
-    /// Starts the lanes.
+    /// Starts deciding.
     pub fn start(options: Options) -> Arc<Engine> {
         let is_shared = options.store.bus().is_some();
-        let is_out = Arc::new(AtomicBool::new(false));
-        let (lanes, lane_tasks) = (0..options.store.lanes().max(1))
-            .map(|_| {
-                let (sender, receiver) = mpsc::channel(QUEUE_JOBS_MAX);
-                let lane = Lane {
-                    store: options.store.clone(),
-                    clock: options.clock.clone(),
-                    config: options.config,
-                    hooks: options.hooks.clone(),
-                    is_shared,
-                    is_out: is_out.clone(),
-                };
-                (sender, tokio::spawn(lane.run(receiver)))
-            })
-            .unzip();
+        let (sender, receiver) = mpsc::channel(QUEUE_JOBS_MAX);
+        let lanes = options.store.lanes().max(1);
+        let lane = Lane {
+            store: options.store.clone(),
+            clock: options.clock.clone(),
+            config: options.config,
+            hooks: options.hooks.clone(),
+            is_shared,
+            is_out: AtomicBool::new(false),
+        };
         Arc::new(Engine {
             store: options.store,
             clock: options.clock,
             hooks: options.hooks,
             request_deadline: options.request_deadline,
             is_shared,
-            lanes: std::sync::RwLock::new(lanes),
-            lane_tasks: std::sync::Mutex::new(lane_tasks),
+            queue: std::sync::Mutex::new(Some(sender)),
+            dispatching: std::sync::Mutex::new(Some(tokio::spawn(dispatch::run(
+                lane, lanes, receiver,
+            )))),
             is_paused: AtomicBool::new(false),
             resumed: Notify::new(),
             culprit_noted_at: std::sync::Mutex::default(),
@@ -190,37 +186,12 @@ impl Engine {
             .ok_or_else(|| Error::Internal("no reply".to_owned()))
     }
 
-    /// Takes internal steps, in one transaction per lane, at the current instant. One that cannot be
-    /// taken, for a damaged row or a defect, is left out, so that it does not keep the others from
-    /// happening.
+    /// Takes internal steps, in one transaction, at the current instant. One that cannot be taken, for a
+    /// damaged row or a defect, is left out, so that it does not keep the others from happening.
     ///
     /// # Errors
     /// [`Error::Unavailable`]; the steps may still be due then, and a sweep finds them again.
     pub async fn step(&self, steps: Vec<Step>) -> Result<(), Error> {
-        let by_lane = self.by_lane(steps).into_iter();
-        let taken = by_lane.map(|steps| self.step_by_halves(steps));
-        join_all(taken).await.into_iter().collect()
-    }
-
-    /// Steps that may be taken together, those of a lane in the order given.
-    fn by_lane(&self, steps: Vec<Step>) -> Vec<Vec<Step>> {
-        let lanes = self.lane_count();
-        let mut by_lane: Vec<Vec<Step>> = vec![Vec::new(); lanes];
-        for step in steps {
-            let lane = lane_of(step.subject(), lanes);
-            by_lane[lane].push(step);
-        }
-        by_lane.retain(|steps| !steps.is_empty());
-        by_lane
-    }
-
-    fn lane_count(&self) -> usize {
-        let lanes = self.lanes.read();
-        let lanes = lanes.unwrap_or_else(std::sync::PoisonError::into_inner);
-        lanes.len().max(1)
-    }
-
-    async fn step_by_halves(&self, steps: Vec<Step>) -> Result<(), Error> {
         let mut open = vec![steps];
         while let Some(mut steps) = open.pop() {
             match self.step_at(steps.clone(), None).await {
@@ -260,29 +231,11 @@ impl Engine {
         bytes: usize,
         deadline: Instant,
     ) -> Result<Vec<Reply>, Error> {
-        let lane = match inputs.first() {
-            Some(input) => lane_of(input.subject(), self.lane_count()),
-            None => 0,
-        };
-        self.submit_to(lane, inputs, now, bytes, deadline).await
-    }
-
-    async fn submit_to(
-        &self,
-        lane: usize,
-        inputs: Vec<Input>,
-        now: Option<Millis>,
-        bytes: usize,
-        deadline: Instant,
-    ) -> Result<Vec<Reply>, Error> {
-        let lane = {
-            let lanes = self.lanes.read();
-            let lanes = lanes.unwrap_or_else(std::sync::PoisonError::into_inner);
-            lanes.get(lane).cloned()
-        };
-        let lane = lane.ok_or_else(|| Error::Unavailable("the server is stopping".to_owned()))?;
+        let queue = lock(&self.queue).clone();
+        let queue = queue.ok_or_else(|| Error::Unavailable("the server is stopping".to_owned()))?;
         let (reply, answer) = oneshot::channel();
         let job = Job {
+            origins: dispatch::origins(&inputs),
             inputs,
             now,
             bytes,
@@ -290,7 +243,7 @@ impl Engine {
             reply,
         };
         let outcome = tokio::time::timeout_at(deadline, async {
-            let is_sent = lane.send(job).await.is_ok();
+            let is_sent = queue.send(job).await.is_ok();
             if is_sent { answer.await.ok() } else { None }
         });
         match outcome.await {
@@ -392,13 +345,8 @@ impl Engine {
     }
 
     async fn debug(&self, debug: Debug) -> Result<Reply, Error> {
-        // Once every lane has taken this, all that earlier requests caused has been handed to the hooks.
-        let deadline = Instant::now() + STEPS_PATIENCE;
-        let lanes =
-            (0..self.lane_count()).map(|lane| self.submit_to(lane, Vec::new(), None, 0, deadline));
-        for flushed in join_all(lanes).await {
-            flushed?;
-        }
+        // Once this is taken, all that earlier requests caused has been handed to the hooks.
+        self.step(Vec::new()).await?;
         match debug {
             Debug::Start => self.set_paused(true),
             Debug::Stop => self.set_paused(false),
@@ -439,13 +387,7 @@ impl Engine {
             match (steps.is_empty(), is_all) {
                 (true, true) => return Ok(()),
                 (true, false) => limit = limit.saturating_mul(2),
-                (false, _) => {
-                    let by_lane = self.by_lane(steps).into_iter();
-                    let taken = by_lane.map(|steps| self.step_at(steps, Some(time)));
-                    for taken in join_all(taken).await {
-                        taken?;
-                    }
-                }
+                (false, _) => self.step_at(steps, Some(time)).await?,
             }
         }
     }
@@ -484,26 +426,15 @@ impl Engine {
         &self.clock
     }
 
-    /// Stops the lanes once what is queued has been answered, and closes the store.
+    /// Stops once what is queued has been answered, and closes the store.
     pub async fn stop(&self) {
-        {
-            let lanes = self.lanes.write();
-            lanes
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .clear();
+        drop(lock(&self.queue).take());
+        let task = lock(&self.dispatching).take();
+        if let Some(task) = task {
+            let _ = task.await;
         }
-        let tasks = std::mem::take(&mut *lock(&self.lane_tasks));
-        join_all(tasks).await;
         self.store.close().await;
     }
-}
-
-/// An origin has the same lane for as long as the process lives.
-fn lane_of(id: &str, lanes: usize) -> usize {
-    let mut hasher = DefaultHasher::new();
-    origin(id).hash(&mut hasher);
-    let lanes = u64::try_from(lanes).unwrap_or(1).max(1);
-    usize::try_from(hasher.finish() % lanes).unwrap_or(0)
 }
 
 fn too_slow() -> Error {

@@ -232,7 +232,7 @@ async fn a_lone_request_commits_at_once_and_what_arrives_meanwhile_shares_the_ne
         .map(|n| send(&engine, create(&format!("p{n}"))))
         .collect();
     // All of them are queued behind the commit in flight.
-    while engine.lanes.read().unwrap()[0].capacity() > QUEUE_JOBS_MAX - 20 {
+    while lock(&engine.queue).as_ref().unwrap().capacity() > QUEUE_JOBS_MAX - 20 {
         tokio::task::yield_now().await;
     }
     store.gate.add_permits(2);
@@ -392,19 +392,6 @@ async fn who_is_overtaken_for_ever_is_told_in_time_that_it_may_try_again() {
     assert!(started_at.elapsed() <= Duration::from_secs(8));
     store.overtaken.store(0, Ordering::SeqCst);
     assert_eq!(settled(send(&engine, create("b"))).await.unwrap(), 200);
-}
-
-#[tokio::test]
-async fn an_origin_has_one_lane_and_many_origins_have_all() {
-    let lane = |id: &str| lane_of(id, 4);
-    for n in 0..50 {
-        let root = format!("root-{n}");
-        assert_eq!(lane(&root), lane(&format!("{root}.0.1")));
-        assert_eq!(lane(&root), lane(&format!("{root}:0")));
-    }
-    let lanes: std::collections::BTreeSet<usize> =
-        (0..50).map(|n| lane(&format!("root-{n}"))).collect();
-    assert_eq!(lanes.len(), 4);
 }
 
 /// C8: where another server may yet settle a promise at an instant before its deadline, nothing is

@@ -104,6 +104,11 @@ impl<'r> Columns<'r> {
     }
 }
 
+/// An id.
+pub fn id(row: &PgRow) -> Result<Id> {
+    Columns::of(row).id()
+}
+
 /// A promise alone.
 pub fn promise(row: &PgRow) -> Result<Promise> {
     Columns::of(row).promise()?.decode()

@@ -185,10 +185,14 @@ struct PostgresTransaction<'a> {
 impl Transaction for PostgresTransaction<'_> {
     async fn load(&mut self, need: &Need) -> Result<Loaded> {
         let mut loaded = Loaded::default();
-        if !need.objects.is_empty() || !need.pids.is_empty() {
-            let query = sqlx::query(sql::LOAD_OBJECTS)
-                .bind(texts(&need.objects))
-                .bind(texts(&need.pids));
+        let mut wanted = texts(&need.objects);
+        if !need.pids.is_empty() {
+            let query = sqlx::query(sql::HELD_BY).bind(texts(&need.pids));
+            let held = all(&mut self.link, query, decode::id).await?;
+            wanted.extend(held.iter().map(ToString::to_string));
+        }
+        if !wanted.is_empty() {
+            let query = sqlx::query(sql::LOAD_OBJECTS).bind(wanted);
             for object in all(&mut self.link, query, decode::revised_object).await? {
                 self.seen.saw_object(&object);
                 loaded.objects.push(object.row);

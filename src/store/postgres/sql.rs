@@ -52,21 +52,19 @@ macro_rules! tags_contain {
     };
 }
 
-/// Whole objects with what they must still be at the commit: by id ($1), and all that processes hold
-/// acquired ($2).
+/// Whole objects by id, with what they must still be at the commit.
 pub const LOAD_OBJECTS: &str = concat!(
-    "WITH wanted (id) AS MATERIALIZED (
-        SELECT w.id FROM unnest($1::text[]) AS w (id)
-        UNION
-        SELECT t.id FROM unnest($2::text[]) AS w (pid) JOIN tasks AS t
-            ON t.pid = w.pid AND t.state = 'acquired'
-    )
-    SELECT ",
+    "SELECT ",
     object_columns!(),
     obligation_columns!(),
     ", p.rev, t.rev
-    FROM wanted AS w JOIN promises AS p ON p.id = w.id LEFT JOIN tasks AS t ON t.id = p.id"
+    FROM promises AS p LEFT JOIN tasks AS t ON t.id = p.id WHERE p.id = ANY($1::text[])"
 );
+
+/// All that processes hold acquired.
+pub const HELD_BY: &str = "
+    SELECT t.id FROM unnest($1::text[]) AS w (pid) JOIN tasks AS t
+        ON t.pid = w.pid AND t.state = 'acquired'";
 
 /// Members of branches.
 pub const LOAD_BRANCHES: &str = concat!(

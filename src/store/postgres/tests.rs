@@ -136,6 +136,7 @@ async fn no_statement_reads_a_whole_table() {
     };
     let reads = [
         sql::LOAD_OBJECTS,
+        sql::HELD_BY,
         sql::LOAD_BRANCHES,
         sql::LOAD_SCHEDULES,
         sql::READ_OBJECTS,
