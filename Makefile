@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check model crash sdk-long bench bench-postgres
+.PHONY: help run test check model crash postgres cluster sdk-long bench bench-postgres
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -18,6 +18,15 @@ model: ## A million steps of random histories through the machine
 
 crash: ## Fifty rounds of kill -9 under load
 	RESONATE_CRASH_ROUNDS=50 cargo test --locked --test main crash:: -- --nocapture
+
+postgres: ## The tests of the wire and all SDKs, on PostgreSQL
+cluster: ## The same, on three nodes behind HAProxy
+
+postgres cluster:
+	cargo build --locked
+	RESONATE_TEST_STORE=$@ RESONATE_TEST_HAPROXY=$$(python3 tests/programs.py haproxy) python3 tests/postgres.py run -- \
+		cargo test --locked --no-fail-fast --test main -- protocol:: surface:: storage::
+	python3 tests/postgres.py run -- python3 tests/sdk/run.py --store $@
 
 sdk-long: ## The SDKs, with the scenarios that take minutes
 	cargo build --locked

@@ -10,7 +10,11 @@
 
 mod harness {
     pub mod client;
+    pub mod database;
     pub mod http;
+    pub mod postgres;
+    pub mod process;
+    pub mod proxy;
     pub mod record;
     pub mod server;
     pub mod sink;
@@ -51,6 +55,7 @@ mod protocol {
 
 mod storage {
     mod crash;
+    mod database;
 }
 
 mod surface {

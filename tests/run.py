@@ -5,10 +5,12 @@
     python3 tests/run.py --check    formatting, lints and documentation only
 
 Steps go on after a failure, as far as there is something to run, so that one run tells all that is wrong. A step that
-fails without a failed test (a lint, a compile error, a crash of the tests) counts as one failure.
+fails without a failed test (a lint, a compile error, a crash of the tests) counts as one failure. PostgreSQL and
+HAProxy are installed if they are missing; the cluster is the tests' own (postgres.py).
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -20,6 +22,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import postgres
+import programs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;")
@@ -49,12 +54,28 @@ CHECKS = [
 BUILD = Step("build", ["cargo", "test", "--locked", "--no-run"])
 
 
+# What speaks to a running server, and so can be run on every store.
+WIRE = ["cargo", "test", "--locked", "--no-fail-fast", "--test", "main", "--", "protocol::", "surface::", "storage::"]
+SDKS = [sys.executable, "-u", "tests/sdk/run.py"]
+# What of the SDKs is run on the other stores: the newest of every language. `make postgres cluster` runs all.
+SDKS_NEWEST = [*SDKS, "--sdk", "ts-0.11.5", "py-0.8.1", "rs-0.6.0", "--store"]
+
+
 def tests():
     server = {"RESONATE_BIN": str(target_directory() / "debug/resonate")}
     return [
         Step("cargo test", ["cargo", "test", "--locked", "--no-fail-fast"], CARGO_RESULT),
-        Step("SDKs", [sys.executable, "-u", "tests/sdk/run.py"], PYTHON_RESULT, server),
+        Step("SDKs", SDKS, PYTHON_RESULT, server),
         Step("quickstart", [sys.executable, "-u", "tests/sdk/quickstart.py"], PYTHON_RESULT, server),
+    ]
+
+
+def tests_on(store):
+    """The same on another store: `postgres`, or a `cluster` of three nodes."""
+    server = {"RESONATE_BIN": str(target_directory() / "debug/resonate")}
+    return [
+        Step(f"wire tests on {store}", WIRE, CARGO_RESULT, {"RESONATE_TEST_STORE": store}),
+        Step(f"SDKs on {store}", [*SDKS_NEWEST, store], PYTHON_RESULT, server),
     ]
 
 
@@ -124,12 +145,25 @@ def end(process):
 def run_all(is_check_only):
     """Answers the counts of all steps that ran, by name."""
     results = {step.name: run(step) for step in CHECKS}
-    if not is_check_only:
-        results[BUILD.name] = run(BUILD)
-        # Without a build there is nothing to test, or worse, an older one.
-        if results[BUILD.name]["failed"] == 0:
-            results |= {step.name: run(step) for step in tests()}
-    return results
+    if is_check_only:
+        return results
+    results[BUILD.name] = run(BUILD)
+    # Without a build there is nothing to test, or worse, an older one.
+    if results[BUILD.name]["failed"]:
+        return results
+    with contextlib.ExitStack() as stack:
+        try:
+            environment = {"RESONATE_TEST_HAPROXY": programs.haproxy()}
+            environment |= stack.enter_context(postgres.Cluster()).environment
+        except (postgres.Failed, programs.Missing) as error:
+            print(f"\n=== {error}", flush=True)
+            results["PostgreSQL"] = Counter(failed=1)
+            # What needs it says so, and fails too.
+            steps = tests()
+        else:
+            os.environ.update(environment)
+            steps = [*tests(), *tests_on("postgres"), *tests_on("cluster")]
+        return results | {step.name: run(step) for step in steps}
 
 
 def main():

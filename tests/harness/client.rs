@@ -201,7 +201,13 @@ impl<'a> Client<'a> {
             head["resonate:debug_time"] = json!(now);
         }
         let body = json!({"kind": kind, "head": head, "data": data}).to_string();
-        let response = self.server.post(body.as_bytes());
+        let response = match kind {
+            // The debug switch, and what is on its way, are each node's own.
+            "debug.start" | "debug.stop" | "debug.reset" | "debug.snap" => {
+                join(self.server.post_to_every_node(body.as_bytes()))
+            }
+            _ => self.server.post(body.as_bytes()),
+        };
         assert!(
             response.kind == kind && response.corr_id == corr_id,
             "kind and corrId must be echoed{response}"
@@ -351,6 +357,47 @@ impl<'a> Client<'a> {
     pub fn snap(&self) -> Snap {
         Snap::new(self.ok("debug.snap", json!({})))
     }
+}
+
+/// Makes one response of those of all nodes: they agree, but for the offers that each of them holds.
+/// Two may hold the same one, such as who created a task and who offers it again: nobody withdraws
+/// another node's.
+#[track_caller]
+fn join(mut responses: Vec<Response>) -> Response {
+    if let [_] = responses[..] {
+        return responses.swap_remove(0);
+    }
+    let mut executes = Vec::new();
+    for response in &mut responses {
+        if let Some(messages) = messages(response) {
+            let held = messages.extract_if(.., |message| message["message"]["kind"] == "execute");
+            let unseen: Vec<Value> = held.filter(|message| !executes.contains(message)).collect();
+            executes.extend(unseen);
+        }
+    }
+    let mut joined = responses.swap_remove(0);
+    for other in &responses {
+        assert!(
+            other.status == joined.status && other.data == joined.data,
+            "the nodes disagree{joined}{other}"
+        );
+    }
+    if let Some(messages) = messages(&mut joined) {
+        messages.extend(executes);
+        messages.sort_by_key(|message| {
+            let data = &message["message"]["data"];
+            [&data["task"]["id"], &data["promise"]["id"]]
+                .into_iter()
+                .find_map(Value::as_str)
+                .map(str::to_owned)
+        });
+    }
+    joined
+}
+
+/// The messages of a snap.
+fn messages(response: &mut Response) -> Option<&mut Vec<Value>> {
+    response.data.get_mut("messages")?.as_array_mut()
 }
 
 fn keys(value: &Value) -> Vec<String> {

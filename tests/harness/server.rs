@@ -1,33 +1,51 @@
-//! The server under test: the real binary, a process of its own, in an empty directory.
+//! The server under test: the real binary, in processes of its own, on a store of its own.
+//!
+//! `RESONATE_TEST_STORE` says how it is run: on a SQLite file (the default), in `memory`, on
+//! `postgres`, or as a `cluster` of three nodes on one PostgreSQL database behind a proxy.
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
-use std::time::{Duration, Instant};
 
+use super::client::Response;
+use super::database::Database;
 use super::http::{Connection, DEADLINE, Reply};
+use super::process::{Process, Signal};
+use super::proxy::Proxy;
 
-/// How a process is told to go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
-    Term,
-    Kill,
+/// A running server. Dropping it kills its processes; if the test is failing, it prints their logs.
+pub struct Server {
+    nodes: Vec<Node>,
+    proxy: Option<Proxy>,
+    home: Arc<Home>,
+    extra: Vec<String>,
+    idle: Mutex<Vec<Connection>>,
 }
 
-/// A running server. Dropping it kills the process; if the test is failing, its log is printed.
-pub struct Server {
-    child: Child,
+/// What a restart keeps.
+struct Home {
+    folder: tempfile::TempDir,
+    storage: Storage,
+    nodes: usize,
+}
+
+/// Where a server keeps what it is told.
+pub enum Storage {
+    Memory,
+    File(PathBuf),
+    Postgres(Database),
+}
+
+/// One process of the server.
+struct Node {
+    process: Process,
     addr: SocketAddr,
-    home: Arc<tempfile::TempDir>,
-    extra: Vec<String>,
-    log: Arc<Mutex<Vec<String>>>,
-    idle: Mutex<Vec<Connection>>,
 }
 
 impl Server {
@@ -38,9 +56,8 @@ impl Server {
 
     /// Starts a server in real time, with more flags.
     pub fn with(extra: &[&str]) -> Server {
-        let home = tempfile::tempdir().expect("a temporary directory can be made");
-        let extra = extra.iter().map(|&arg| arg.to_owned()).collect();
-        Server::launch(Arc::new(home), extra)
+        let nodes = if store() == Store::Cluster { 3 } else { 1 };
+        Server::launch(Arc::new(Home::new(nodes)), owned(extra))
     }
 
     /// Starts a server whose time is the test's: loops paused, `now` given by every request.
@@ -55,87 +72,108 @@ impl Server {
         server
     }
 
-    fn launch(home: Arc<tempfile::TempDir>, extra: Vec<String>) -> Server {
-        let mut child = command(home.path(), &store_path(home.path()), &extra)
-            .spawn()
-            .expect("the binary starts");
-        let stderr = child.stderr.take().expect("stderr is piped");
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let (found, address) = mpsc::channel();
-        let lines = Arc::clone(&log);
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if let Some(addr) = listening_address(&line) {
-                    // The receiver is gone after the first such line.
-                    let _ = found.send(addr);
-                }
-                lock(&lines).push(line);
-            }
+    /// Starts a server of one node that is spoken to without a proxy: for what is about HTTP itself,
+    /// or about the limits of a process.
+    pub fn single() -> Server {
+        Server::single_with(&[])
+    }
+
+    /// Same, with more flags.
+    pub fn single_with(extra: &[&str]) -> Server {
+        Server::launch(Arc::new(Home::new(1)), owned(extra))
+    }
+
+    fn launch(home: Arc<Home>, extra: Vec<String>) -> Server {
+        let entrance = (home.nodes > 1).then(|| {
+            TcpListener::bind("127.0.0.1:0").expect("a port of the loopback interface is free")
         });
-        let Ok(addr) = address.recv_timeout(DEADLINE) else {
-            let _ = child.kill();
-            let _ = child.wait();
-            panic!("the server did not start:\n{}", lock(&log).join("\n"));
-        };
+        let mut args = extra.clone();
+        // Workers are told the address of the proxy, which the nodes do not know by themselves.
+        if let Some(listener) = &entrance
+            && !extra.iter().any(|arg| arg == "--server-url")
+        {
+            let port = listener.local_addr().expect("it has an address").port();
+            args.extend([
+                "--server-url".to_owned(),
+                format!("http://localhost:{port}"),
+            ]);
+        }
+        // All of them start before the first is waited for.
+        let starting: Vec<Starting> = (0..home.nodes).map(|_| home.start_node(&args)).collect();
+        let nodes: Vec<Node> = starting.into_iter().map(Starting::listening).collect();
+        let proxy = entrance
+            .map(|listener| Proxy::start(listener, [0, 1, 2].map(|n: usize| nodes[n].addr)));
         Server {
-            child,
-            addr,
+            nodes,
+            proxy,
             home,
             extra,
-            log,
             idle: Mutex::default(),
         }
     }
 
+    /// Where clients and workers connect.
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        match &self.proxy {
+            Some(proxy) => proxy.addr(),
+            None => self.nodes[0].addr,
+        }
     }
 
-    /// The database file (which does not exist when the tests run on `:memory:`).
-    pub fn database(&self) -> PathBuf {
-        self.home.path().join(DATABASE)
+    pub fn storage(&self) -> &Storage {
+        &self.home.storage
     }
 
     /// Everything the server has logged so far.
     pub fn log(&self) -> String {
-        lock(&self.log).join("\n")
+        let nodes = self.nodes.iter().map(|node| node.process.log());
+        let proxy = self.proxy.iter().map(Proxy::log);
+        let logs: Vec<String> = nodes.chain(proxy).collect();
+        logs.join("\n---\n")
     }
 
-    /// Sends a signal without waiting for its effect.
+    /// Sends a signal, to every node, without waiting for its effect.
     pub fn signal(&self, signal: Signal) {
-        let name = match signal {
-            Signal::Term => "TERM",
-            Signal::Kill => "KILL",
-        };
-        let status = Command::new("sh")
-            .args(["-c", &format!("kill -{name} {}", self.child.id())])
-            .status()
-            .expect("a shell runs");
-        assert!(status.success(), "no process to signal");
-    }
-
-    /// Waits for the process to end by itself; its exit code, none when a signal ended it.
-    pub fn wait(&mut self) -> Option<i32> {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
-                return status.code();
-            }
-            assert!(Instant::now() < deadline, "the server does not stop");
-            thread::sleep(Duration::from_millis(2));
+        for node in &self.nodes {
+            node.process.signal(signal);
         }
     }
 
-    /// Ends the process and starts another on the same directory, with the same flags.
+    /// Waits for the server to end by itself; its exit code, none when a signal ended it.
+    pub fn wait(&mut self) -> Option<i32> {
+        let nodes = self.nodes.iter_mut();
+        let codes: Vec<Option<i32>> = nodes.map(|node| node.process.wait()).collect();
+        assert!(codes.iter().all(|code| *code == codes[0]), "{codes:?}");
+        codes[0]
+    }
+
+    /// Ends the server and starts another on the same store, with the same flags.
     pub fn restart(mut self, signal: Signal) -> Server {
         self.signal(signal);
         self.wait();
         self.restart_stopped()
     }
 
-    /// Starts another server on the directory of one that has ended, with the same flags.
+    /// Starts another server on the store of one that has ended, with the same flags.
     pub fn restart_stopped(self) -> Server {
         Server::launch(Arc::clone(&self.home), self.extra.clone())
+    }
+
+    /// Posts the same to every node, past the proxy: what they answered, in their order.
+    #[track_caller]
+    pub fn post_to_every_node(&self, body: &[u8]) -> Vec<Response> {
+        if self.proxy.is_none() {
+            return vec![self.post(body)];
+        }
+        let nodes = self.nodes.iter();
+        nodes
+            .map(|node| {
+                let reply = Connection::open(node.addr)
+                    .and_then(|mut connection| connection.exchange("POST", "/", &[], body))
+                    .expect("the node answers");
+                Response::read(body, &reply)
+            })
+            .collect()
     }
 
     /// Sends a request on a pooled connection, once more on a fresh one if the pooled one was dead.
@@ -153,7 +191,7 @@ impl Server {
             self.keep(connection, &reply);
             return reply;
         }
-        let mut connection = Connection::open(self.addr).expect("the server accepts connections");
+        let mut connection = Connection::open(self.addr()).expect("the server accepts connections");
         let reply = connection
             .exchange(method, path, headers, body)
             .unwrap_or_else(|error| {
@@ -180,11 +218,76 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Both fail only when the process is gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
         if thread::panicking() {
+            for node in &mut self.nodes {
+                node.process.kill();
+            }
             eprintln!("--- server log ---\n{}", self.log());
+        }
+    }
+}
+
+impl Home {
+    fn new(nodes: usize) -> Home {
+        let folder = tempfile::tempdir().expect("a temporary directory can be made");
+        let storage = match store() {
+            Store::Memory => Storage::Memory,
+            Store::Sqlite => Storage::File(folder.path().join("resonate.db")),
+            Store::Postgres | Store::Cluster => Storage::Postgres(Database::fresh()),
+        };
+        Home {
+            folder,
+            storage,
+            nodes,
+        }
+    }
+
+    fn start_node(&self, extra: &[String]) -> Starting {
+        let mut args = [LISTEN.map(str::to_owned).to_vec(), self.storage.args()].concat();
+        // A flag may stand only once.
+        if let Some(index) = args.iter().position(|arg| extra.contains(arg)) {
+            args.drain(index..index + 2);
+        }
+        let mut command = bare_command(self.folder.path());
+        let (found, address) = mpsc::channel();
+        let process = Process::start(command.args(args).args(extra), move |line| {
+            if let Some(addr) = listening_address(line) {
+                // The receiver is gone after the first such line.
+                let _ = found.send(addr);
+            }
+        });
+        Starting { process, address }
+    }
+}
+
+impl Storage {
+    fn args(&self) -> Vec<String> {
+        match self {
+            Storage::Memory => sqlite_args(":memory:"),
+            Storage::File(path) => sqlite_args(&path.display().to_string()),
+            Storage::Postgres(database) => ["--storage-type", "postgres", "--storage-postgres-url"]
+                .map(str::to_owned)
+                .into_iter()
+                .chain([database.url()])
+                .collect(),
+        }
+    }
+}
+
+/// A node that does not listen yet.
+struct Starting {
+    process: Process,
+    address: Receiver<SocketAddr>,
+}
+
+impl Starting {
+    fn listening(self) -> Node {
+        let Ok(addr) = self.address.recv_timeout(DEADLINE) else {
+            panic!("the server did not start:\n{}", self.process.log());
+        };
+        Node {
+            process: self.process,
+            addr,
         }
     }
 }
@@ -196,11 +299,25 @@ pub struct Shared(Arc<Server>);
 /// Joins (or starts) the shared server.
 pub fn shared() -> Shared {
     static RUNNING: Mutex<Weak<Server>> = Mutex::new(Weak::new());
-    let mut running = lock(&RUNNING);
+    join(&RUNNING, Server::start)
+}
+
+/// Joins (or starts) the shared server of one node without a proxy, see [`Server::single`].
+pub fn shared_single() -> Shared {
+    static RUNNING: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+    if store() == Store::Cluster {
+        join(&RUNNING, Server::single)
+    } else {
+        shared()
+    }
+}
+
+fn join(running: &Mutex<Weak<Server>>, start: fn() -> Server) -> Shared {
+    let mut running = lock(running);
     if let Some(server) = running.upgrade() {
         return Shared(server);
     }
-    let server = Arc::new(Server::start());
+    let server = Arc::new(start());
     *running = Arc::downgrade(&server);
     Shared(server)
 }
@@ -254,26 +371,14 @@ pub fn run_to_exit(args: &[&str], env: &[(&str, &str)], home: &Path) -> Exit {
     Exit { code, stderr }
 }
 
-/// The flags every server of these tests is started with.
-pub fn serve_args(store: &str) -> Vec<String> {
-    [
-        "serve",
-        "--server-bind",
-        "127.0.0.1",
-        "--server-port",
-        "0",
-        "--observability-metrics-port",
-        "0",
-        "--storage-sqlite-path",
-        store,
-    ]
-    .map(str::to_owned)
-    .to_vec()
+/// The flags of a server on a SQLite database.
+pub fn serve_args(sqlite: &str) -> Vec<String> {
+    [LISTEN.map(str::to_owned).to_vec(), sqlite_args(sqlite)].concat()
 }
 
 /// Whether the tests run on a store that a restart empties. Says so, because a test is then skipped.
 pub fn forgets_on_restart() -> bool {
-    let forgets = is_memory();
+    let forgets = store() == Store::Memory;
     if forgets {
         eprintln!("SKIPPED: needs a store that outlives the process");
     }
@@ -282,7 +387,7 @@ pub fn forgets_on_restart() -> bool {
 
 /// A port that nobody listens on at the moment.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     listener.local_addr().expect("it has an address").port()
 }
 
@@ -305,28 +410,43 @@ pub fn wall_clock_ms() -> i64 {
     i64::try_from(since.as_millis()).expect("the year is reasonable")
 }
 
-const DATABASE: &str = "resonate.db";
+/// The flags that every server of these tests is started with.
+const LISTEN: [&str; 7] = [
+    "serve",
+    "--server-bind",
+    "127.0.0.1",
+    "--server-port",
+    "0",
+    "--observability-metrics-port",
+    "0",
+];
 
-fn is_memory() -> bool {
-    std::env::var("RESONATE_TEST_STORE").is_ok_and(|store| store == "memory")
+/// What the tests run on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Store {
+    Sqlite,
+    Memory,
+    Postgres,
+    Cluster,
 }
 
-fn store_path(home: &Path) -> String {
-    if is_memory() {
-        return ":memory:".to_owned();
+fn store() -> Store {
+    let named = std::env::var("RESONATE_TEST_STORE").unwrap_or_default();
+    match named.as_str() {
+        "" | "sqlite" => Store::Sqlite,
+        "memory" => Store::Memory,
+        "postgres" => Store::Postgres,
+        "cluster" => Store::Cluster,
+        other => panic!("RESONATE_TEST_STORE is {other:?}: sqlite, memory, postgres or cluster"),
     }
-    home.join(DATABASE).display().to_string()
 }
 
-fn command(home: &Path, store: &str, extra: &[String]) -> Command {
-    let mut command = bare_command(home);
-    let mut args = serve_args(store);
-    // A flag may stand only once.
-    if let Some(index) = args.iter().position(|arg| extra.contains(arg)) {
-        args.drain(index..index + 2);
-    }
-    command.args(args).args(extra);
-    command
+fn sqlite_args(path: &str) -> Vec<String> {
+    vec!["--storage-sqlite-path".to_owned(), path.to_owned()]
+}
+
+fn owned(args: &[&str]) -> Vec<String> {
+    args.iter().map(|&arg| arg.to_owned()).collect()
 }
 
 fn bare_command(home: &Path) -> Command {
@@ -352,6 +472,7 @@ fn listening_address(line: &str) -> Option<SocketAddr> {
     rest[..end].trim_matches('"').parse().ok()
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// What the mutex guards, whoever panicked with it in hand.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -37,7 +37,7 @@ fn head() -> Value {
 
 #[test]
 fn row_1_a_body_over_the_limit_is_answered_as_an_envelope() {
-    let server = Server::with(&["--server-max-body-size", "1000"]);
+    let server = Server::single_with(&["--server-max-body-size", "1000"]);
     let sized = |size: usize| {
         let envelope = json!({
             "kind": "promise.get", "head": head(), "data": {"id": "a", "padding": ""},
@@ -55,7 +55,7 @@ fn row_1_a_body_over_the_limit_is_answered_as_an_envelope() {
 
 #[test]
 fn row_1_a_chunked_body_over_the_limit_is_refused_as_well() {
-    let server = Server::with(&["--server-max-body-size", "1000"]);
+    let server = Server::single_with(&["--server-max-body-size", "1000"]);
     let mut connection = crate::harness::http::Connection::open(server.addr()).unwrap();
     let chunk = "x".repeat(1_500);
     let request = format!(

@@ -8,14 +8,25 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
+import uuid
 from pathlib import Path
 
+TESTS = Path(__file__).resolve().parent.parent
+sys.path.append(str(TESTS))
+
+import postgres  # noqa: E402
+import programs  # noqa: E402
+
+# How many nodes the server under test has, by what it runs on.
+STORES = {"sqlite": 1, "postgres": 1, "cluster": 3}
 CLIENT_DEADLINE_S = 30
 READY_DEADLINE_S = 30
 TAIL_LINES = 40
@@ -82,7 +93,7 @@ class Process:
     live = set()
     live_lock = threading.Lock()
 
-    def __init__(self, name, argv, cwd, env=None, stdin=None):
+    def __init__(self, name, argv, cwd, env=None, stdin=None, pass_fds=()):
         self.name = name
         self.lines = []  # (wall clock time, text)
         self.killed = False
@@ -97,6 +108,7 @@ class Process:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,  # a Ctrl-C in the terminal is ours to handle, in our order
+                pass_fds=pass_fds,
             )
             Process.live.add(self)
         self.stdout = []  # stdout alone, for answers
@@ -187,47 +199,135 @@ def stop_all():
         process.kill()
 
 
-class Server:
-    """The server under test, on one port and one SQLite file however often it is restarted."""
+class Storage:
+    """Where a server keeps what it is told: a SQLite file, or a PostgreSQL database, which the server migrates."""
 
-    def __init__(self, stage, binary, args=()):
+    def __init__(self, stage, store):
+        self.database = None
+        self.args = ["--storage-sqlite-path", stage.dir / "resonate.db"]
+        if store == "sqlite":
+            return
+        self.cluster_url = os.environ["RESONATE_TEST_POSTGRES"]
+        self.database = f"sdk-{uuid.uuid4().hex}"
+        postgres.sql(self.cluster_url, f'CREATE DATABASE "{self.database}"')
+        url = postgres.database_url(self.cluster_url, self.database)
+        self.args = ["--storage-type", "postgres", "--storage-postgres-url", url]
+
+    def close(self):
+        database, self.database = self.database, None
+        if not database:
+            return
+        try:
+            postgres.sql(self.cluster_url, f'DROP DATABASE "{database}" WITH (FORCE)')
+        except postgres.Failed:
+            pass  # it goes with its cluster, at the latest
+
+
+class Node:
+    """One process of the server, on one port however often it is restarted."""
+
+    def __init__(self, server, name):
+        self.server = server
+        self.name = name
+        self.port = 0
+        self.process = None
+        self.starts = 0
+
+    def start(self):
+        """Does not wait for it."""
+        self.starts += 1
+        argv = [
+            self.server.binary, "serve",
+            "--server-port", self.port,
+            "--server-bind", "127.0.0.1",
+            "--observability-metrics-port", 0,
+            *self.server.storage.args,
+        ]  # fmt: skip
+        if self.server.port:
+            argv += ["--server-url", self.server.url]
+        argv += self.server.args + os.environ.get("RESONATE_SERVER_ARGS", "").split()
+        self.process = self.server.stage.spawn(f"{self.name} (start {self.starts})", argv)
+
+    def wait_listening(self):
+        """Answers when it was."""
+        # Colour codes may stand between the key and its value when the log is coloured.
+        address = r"listening.*addr(?:\x1b\[[0-9;]*m)*=(?:\x1b\[[0-9;]*m)*127\.0\.0\.1:(\d+)"
+        at, found = self.process.wait_line(address, "listening", READY_DEADLINE_S)
+        self.port = int(found.group(1))
+        return at
+
+
+class Server:
+    """The server under test, on one port and one store however often it is restarted. A cluster is three nodes behind
+    HAProxy, which stays when they go."""
+
+    def __init__(self, stage, binary, args=(), store="sqlite"):
         self.stage = stage
         self.binary = binary
         self.args = list(args)
+        self.store = store
+        self.storage = None
+        count = STORES[store]
+        self.nodes = [Node(self, f"node {n}" if count > 1 else "server") for n in range(1, count + 1)]
+        self.listener = None  # of the proxy
+        self.proxy = None
         self.port = None
-        self.process = None
         self.ready_at = None
-        self.starts = 0
 
     @property
     def url(self):
         return f"http://127.0.0.1:{self.port}"
 
     def start(self):
-        self.starts += 1
-        argv = [
-            self.binary, "serve",
-            "--server-port", self.port or 0,
-            "--server-bind", "127.0.0.1",
-            "--storage-sqlite-path", self.stage.dir / "resonate.db",
-            "--observability-metrics-port", 0,
-        ]  # fmt: skip
-        if self.port:
-            argv += ["--server-url", self.url]
-        argv += self.args + os.environ.get("RESONATE_SERVER_ARGS", "").split()
-        self.process = self.stage.spawn(f"server (start {self.starts})", argv)
-        # Colour codes may stand between the key and its value when the log is coloured.
-        address = r"listening.*addr(?:\x1b\[[0-9;]*m)*=(?:\x1b\[[0-9;]*m)*127\.0\.0\.1:(\d+)"
-        self.ready_at, found = self.process.wait_line(address, "listening", READY_DEADLINE_S)
-        self.port = int(found.group(1))
+        self.storage = self.storage or Storage(self.stage, self.store)
+        if len(self.nodes) > 1 and not self.listener:
+            # Listens before HAProxy runs, because the nodes are told the port.
+            self.listener = socket.create_server(("127.0.0.1", 0))
+            self.port = self.listener.getsockname()[1]
+        for node in self.nodes:
+            node.start()
+        self.ready_at = max([node.wait_listening() for node in self.nodes])
+        if not self.listener:
+            self.port = self.nodes[0].port
+            return
+        if not self.proxy:
+            self.start_proxy()
+        until(self.answers, "the proxy has found the nodes")
+
+    def start_proxy(self):
+        nodes = {f"NODE{n}": f"127.0.0.1:{node.port}" for n, node in enumerate(self.nodes, 1)}
+        descriptor = self.listener.fileno()
+        self.proxy = self.stage.spawn(
+            "proxy",
+            [programs.haproxy(), "-db", "-f", TESTS / "haproxy.cfg"],
+            {"BIND": f"fd@{descriptor}", **nodes},
+            pass_fds=[descriptor],
+        )
+
+    def answers(self):
+        try:
+            with urllib.request.urlopen(f"{self.url}/ready", timeout=10) as response:
+                return response.status == 200
+        except OSError:
+            return False
 
     def kill(self):
-        self.process.kill()
+        for node in self.nodes:
+            node.process.kill()
 
     def stop(self, deadline_s):
         """Ends it politely, which has to succeed with streams open."""
-        self.process.popen.terminate()
-        check_equal(self.process.wait(deadline_s), 0, "exit code of the server after SIGTERM")
+        for node in self.nodes:
+            node.process.popen.terminate()
+        for node in self.nodes:
+            check_equal(node.process.wait(deadline_s), 0, f"exit code of the {node.name} after SIGTERM")
+
+    def close(self):
+        """When its processes have ended."""
+        if self.listener:
+            self.listener.close()
+        if self.storage:
+            self.storage.close()
 
     def request(self, kind, data):
         """One protocol request: (status, data)."""
@@ -353,18 +453,18 @@ class Call:
 class Stage:
     """One run of one scenario: its directory, its server, and every process it started."""
 
-    def __init__(self, adapter, server_binary, server_args=()):
+    def __init__(self, adapter, server_binary, server_args=(), store="sqlite"):
         self.adapter = adapter
         self.dir = Path(tempfile.mkdtemp(prefix="resonate-sdk-"))
         self.processes = []
         self.workers = []
         self.notes = []
         self.calls = 0
-        self.server = Server(self, server_binary, server_args)
+        self.server = Server(self, server_binary, server_args, store)
 
-    def spawn(self, name, argv, env=None, stdin=None):
+    def spawn(self, name, argv, env=None, stdin=None, pass_fds=()):
         # The directory is the working directory too: no stray resonate.toml is picked up.
-        process = Process(name, argv, self.dir, env, stdin)
+        process = Process(name, argv, self.dir, env, stdin, pass_fds)
         self.processes.append(process)
         return process
 
@@ -466,5 +566,6 @@ class Stage:
     def close(self, keep=False):
         for process in reversed(self.processes):
             process.kill()
+        self.server.close()
         if not keep:
             shutil.rmtree(self.dir, ignore_errors=True)

@@ -4,6 +4,7 @@
     python3 tests/sdk/run.py                                   every adapter, every short scenario
     python3 tests/sdk/run.py --sdk ts-0.11.5 --scenario cron   one of each
     python3 tests/sdk/run.py --long                            with the six-minute scenarios
+    python3 tests/sdk/run.py --store cluster                   on three nodes behind a proxy; also: postgres, one node
 """
 
 import argparse
@@ -97,7 +98,7 @@ class Report:
 
 def run_job(job, options, report):
     name = f"{job.adapter.name} {job.scenario.name}"
-    stage = Stage(job.adapter, options.server_bin, job.scenario.server_args)
+    stage = Stage(job.adapter, options.server_bin, job.scenario.server_args, options.store)
     started = time.monotonic()
     outcome, notes, details = "PASS", stage.notes, []
     try:
@@ -229,6 +230,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sdk", nargs="+", default=[], metavar="NAME", choices=ADAPTERS, help="adapters to run")
     parser.add_argument("--scenario", nargs="+", default=[], metavar="NAME", choices=SCENARIOS, help="scenarios to run")
+    parser.add_argument("--store", choices=harness.STORES, default="sqlite", help="what the server runs on")
     parser.add_argument("--long", action="store_true", help="run the scenarios that take minutes as well")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run each scenario N times")
     parser.add_argument("--jobs", type=int, default=3, metavar="N", help="scenarios side by side (default 3)")
@@ -256,6 +258,9 @@ def main():
         return 0
     if not os.access(options.server_bin, os.X_OK):
         print(f"no server at {options.server_bin}: build it, or name it with --server-bin or $RESONATE_BIN")
+        return 1
+    if options.store != "sqlite" and "RESONATE_TEST_POSTGRES" not in os.environ:
+        print(f"this needs PostgreSQL: python3 tests/postgres.py run -- python3 tests/sdk/run.py --store {options.store}")
         return 1
     # Both ends are orderly: nothing is left running. SIGINT too, because a background job inherits it ignored.
     for ending in (signal.SIGINT, signal.SIGTERM):

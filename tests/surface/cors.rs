@@ -35,7 +35,7 @@ fn simple(server: &Server, path: &str, origin: (&str, &str)) -> Reply {
 
 #[test]
 fn nothing_is_allowed_by_default() {
-    let server = Server::start();
+    let server = Server::single();
     for path in ["/", "/poll/g/id"] {
         for reply in [
             simple(&server, path, ORIGIN),
@@ -65,7 +65,7 @@ fn a_star_allows_every_origin_without_credentials() {
             "*",
         ],
     ] {
-        let server = Server::with(flags);
+        let server = Server::single_with(flags);
         for path in ["/", "/poll/g/id"] {
             for reply in [
                 simple(&server, path, OTHER),
@@ -94,7 +94,7 @@ fn a_star_allows_every_origin_without_credentials() {
 
 #[test]
 fn a_listed_origin_is_echoed_and_no_other() {
-    let server = Server::with(&[
+    let server = Server::single_with(&[
         "--server-cors-allow-origin",
         "https://app.example",
         "--server-cors-allow-origin",

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::http::DEADLINE;
+use crate::harness::process::Signal;
 use crate::harness::record::{create, fence, fulfill, settled, timed_out};
-use crate::harness::server::{Server, Signal, forgets_on_restart, shared, unique, wall_clock_ms};
+use crate::harness::server::{Server, forgets_on_restart, shared, unique, wall_clock_ms};
 use crate::harness::sse::Stream;
 
 fn to(address: &str) -> Value {

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::harness::client::{Response, VERSION};
 use crate::harness::http::{Connection, encode};
-use crate::harness::server::{Server, shared, unique};
+use crate::harness::server::{Server, shared, shared_single, unique};
 
 const GONE: &str =
     r#"{"error":"This endpoint is no longer supported. Please update to the latest SDK."}"#;
@@ -20,7 +20,7 @@ fn envelope(kind: &str) -> Vec<u8> {
 
 #[test]
 fn health_and_ready_answer_200_with_an_empty_body() {
-    let server = shared();
+    let server = shared_single();
     for path in ["/health", "/ready"] {
         let reply = server.get(path);
         assert_eq!(
@@ -33,7 +33,7 @@ fn health_and_ready_answer_200_with_an_empty_body() {
 
 #[test]
 fn an_unknown_path_is_404_and_empty() {
-    let server = shared();
+    let server = shared_single();
     for (method, path) in [
         ("GET", "/nope"),
         ("POST", "/nope"),
@@ -49,7 +49,7 @@ fn an_unknown_path_is_404_and_empty() {
 
 #[test]
 fn a_known_path_with_another_method_is_405_and_empty() {
-    let server = shared();
+    let server = shared_single();
     for (method, path) in [
         ("GET", "/"),
         ("PUT", "/"),
@@ -68,7 +68,7 @@ fn a_known_path_with_another_method_is_405_and_empty() {
 
 #[test]
 fn d12_legacy_paths_are_gone_whatever_the_method() {
-    let server = shared();
+    let server = shared_single();
     for path in [
         "/promises",
         "/promises/",
@@ -94,13 +94,13 @@ fn d12_legacy_paths_are_gone_whatever_the_method() {
 #[test]
 fn a_protocol_404_is_json() {
     // A TypeScript worker takes any other 404 for a server of the older API.
-    let response = shared().post(&envelope("promise.get"));
+    let response = shared_single().post(&envelope("promise.get"));
     response.expect(404, &json!("Promise not found"));
 }
 
 #[test]
 fn the_content_type_of_a_request_is_not_looked_at() {
-    let server = shared();
+    let server = shared_single();
     let body = envelope("promise.get");
     for headers in [
         &[][..],
@@ -120,7 +120,7 @@ fn the_content_type_of_a_request_is_not_looked_at() {
 
 #[test]
 fn d45_a_header_line_with_a_colon_in_its_name_is_tolerated() {
-    let server = shared();
+    let server = shared_single();
     let body = envelope("promise.get");
     for origin in ["root", "root.1", "r\u{f6}\u{f6}t", ""] {
         let mut connection = Connection::open(server.addr()).unwrap();
@@ -138,7 +138,7 @@ fn d45_a_header_line_with_a_colon_in_its_name_is_tolerated() {
 
 #[test]
 fn a_connection_serves_many_requests_pipelined_or_not() {
-    let server = shared();
+    let server = shared_single();
     let body = envelope("promise.get");
     let mut connection = Connection::open(server.addr()).unwrap();
     for _ in 0..3 {
@@ -158,7 +158,7 @@ fn a_connection_serves_many_requests_pipelined_or_not() {
 
 #[test]
 fn a_client_that_goes_away_in_the_middle_harms_nobody() {
-    let server = Server::start();
+    let server = Server::single();
     for bytes in [
         &b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"kind\""[..],
         b"POST / HT",
@@ -231,7 +231,7 @@ fn concurrent_acquires_have_one_winner() {
 
 #[test]
 fn beyond_the_limit_a_request_waits_and_is_refused_at_the_deadline() {
-    let server = Server::with(&[
+    let server = Server::single_with(&[
         "--server-max-in-flight",
         "1",
         "--server-request-deadline",
@@ -265,7 +265,7 @@ fn beyond_the_limit_a_request_waits_and_is_refused_at_the_deadline() {
 
 #[test]
 fn a_body_that_stops_arriving_gives_its_place_back() {
-    let server = Server::with(&["--server-max-in-flight", "1"]);
+    let server = Server::single_with(&["--server-max-in-flight", "1"]);
     let body = envelope("promise.get");
     let whole = encode("POST", "/", &[], &body);
     let mut stuck = Connection::open(server.addr()).unwrap();
@@ -280,7 +280,7 @@ fn a_body_that_stops_arriving_gives_its_place_back() {
 
 #[test]
 fn who_writes_a_body_that_is_too_large_to_its_end_is_told_so() {
-    let server = Server::with(&["--server-max-body-size", "1000"]);
+    let server = Server::single_with(&["--server-max-body-size", "1000"]);
     let body = vec![b'x'; 20_000_000];
     let mut announced = encode("POST", "/", &[], &body);
     let mut chunked = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();

@@ -29,7 +29,7 @@ fn value(scraped: &str, series: &str) -> f64 {
 #[test]
 fn every_documented_series_moves_as_documented() {
     let port = free_port();
-    let server = Server::with(&["--observability-metrics-port", &port.to_string()]);
+    let server = Server::single_with(&["--observability-metrics-port", &port.to_string()]);
     let stream = Stream::open(&server, "g", "w");
     let tags = json!({"resonate:target": "poll://any@g"});
     server.client().create("x", i64::MAX, tags);
@@ -81,6 +81,6 @@ fn a_metrics_port_that_is_taken_does_not_stop_the_server() {
         .expect("it has an address")
         .port()
         .to_string();
-    let server = Server::with(&["--observability-metrics-port", &port]);
+    let server = Server::single_with(&["--observability-metrics-port", &port]);
     assert_eq!(server.get("/health").status(), 200);
 }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::harness::process::Signal;
 use crate::harness::record::timed_out;
-use crate::harness::server::{Server, Signal, forgets_on_restart, shared, unique, wall_clock_ms};
+use crate::harness::server::{Server, forgets_on_restart, shared, unique, wall_clock_ms};
 use crate::harness::sink::{Answer, Sink};
 
 fn to(address: &str) -> Value {

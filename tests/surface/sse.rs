@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::http::{Connection, DEADLINE};
-use crate::harness::server::{Server, shared, unique};
+use crate::harness::server::{Server, shared, shared_single, unique};
 use crate::harness::sse::Stream;
 
 fn to(address: &str) -> Value {
@@ -257,7 +257,7 @@ fn groups_are_compared_with_their_case() {
 
 #[test]
 fn both_path_segments_are_required() {
-    let server = shared();
+    let server = shared_single();
     for path in ["/poll/g", "/poll/g/", "/poll//id", "/poll/"] {
         assert_eq!(server.get(path).status(), 404, "{path}");
     }
@@ -265,7 +265,7 @@ fn both_path_segments_are_required() {
 
 #[test]
 fn a_stream_too_many_is_refused() {
-    let server = Server::with(&["--transports-http-poll-max-connections", "2"]);
+    let server = Server::single_with(&["--transports-http-poll-max-connections", "2"]);
     let _first = Stream::open(&server, "g", "a");
     let _second = Stream::open(&server, "h", "a");
     let mut connection = Connection::open(server.addr()).unwrap();
@@ -278,7 +278,7 @@ fn a_stream_too_many_is_refused() {
 
 #[test]
 fn a_closed_stream_makes_room() {
-    let server = Server::with(&["--transports-http-poll-max-connections", "1"]);
+    let server = Server::single_with(&["--transports-http-poll-max-connections", "1"]);
     drop(Stream::open(&server, "g", "a"));
     // The server notices a closed socket by itself, but when is its own affair.
     let deadline = Instant::now() + DEADLINE;
@@ -296,7 +296,7 @@ fn a_closed_stream_makes_room() {
 
 #[test]
 fn d21_a_disabled_transport_takes_no_streams_and_accepts_addresses() {
-    let server = Server::with(&["--transports-http-poll-enabled", "false"]);
+    let server = Server::single_with(&["--transports-http-poll-enabled", "false"]);
     let reply = server.get("/poll/g/a");
     let answer = (reply.status(), reply.text());
     assert_eq!(answer, (503, "Poll transport disabled".to_owned()));

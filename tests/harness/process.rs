@@ -1,0 +1,85 @@
+//! A process that a test started: what it says is kept, and it does not outlive the test.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::http::DEADLINE;
+use super::server::lock;
+
+/// How a process is told to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    Term,
+    Kill,
+}
+
+/// A running process. Dropping it kills it.
+pub struct Process {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Process {
+    /// Starts it. `heard` is told every line of its stderr, on a thread of its own.
+    pub fn start(command: &mut Command, heard: impl Fn(&str) + Send + 'static) -> Process {
+        let mut child = command
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                heard(&line);
+                lock(&lines).push(line);
+            }
+        });
+        Process { child, log }
+    }
+
+    /// Everything it has logged so far.
+    pub fn log(&self) -> String {
+        lock(&self.log).join("\n")
+    }
+
+    /// Sends a signal without waiting for its effect.
+    pub fn signal(&self, signal: Signal) {
+        let name = match signal {
+            Signal::Term => "TERM",
+            Signal::Kill => "KILL",
+        };
+        let status = Command::new("sh")
+            .args(["-c", &format!("kill -{name} {}", self.child.id())])
+            .status()
+            .expect("a shell runs");
+        assert!(status.success(), "no process to signal");
+    }
+
+    /// Waits for it to end by itself; its exit code, none when a signal ended it.
+    pub fn wait(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "the process does not stop");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    pub fn kill(&mut self) {
+        // Both fail only when it is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
