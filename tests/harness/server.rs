@@ -385,6 +385,14 @@ pub fn forgets_on_restart() -> bool {
     forgets
 }
 
+/// How long an id may be, where the store sets a limit.
+pub fn key_bytes_max() -> Option<usize> {
+    match store() {
+        Store::Sqlite | Store::Memory => None,
+        Store::Postgres | Store::Cluster => Some(1000),
+    }
+}
+
 /// A port that nobody listens on at the moment.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
