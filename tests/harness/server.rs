@@ -39,7 +39,7 @@ struct Home {
 pub enum Storage {
     Memory,
     File(PathBuf),
-    Postgres(Database),
+    Postgres(Arc<Database>),
 }
 
 /// One process of the server.
@@ -81,6 +81,12 @@ impl Server {
     /// Same, with more flags.
     pub fn single_with(extra: &[&str]) -> Server {
         Server::launch(Arc::new(Home::new(1)), owned(extra))
+    }
+
+    /// Starts a node, spoken to without a proxy, on a database that other nodes may use as well.
+    pub fn on(database: &Arc<Database>, extra: &[&str]) -> Server {
+        let home = Home::of(Storage::Postgres(Arc::clone(database)));
+        Server::launch(Arc::new(home), owned(extra))
     }
 
     fn launch(home: Arc<Home>, extra: Vec<String>) -> Server {
@@ -233,12 +239,22 @@ impl Home {
         let storage = match store() {
             Store::Memory => Storage::Memory,
             Store::Sqlite => Storage::File(folder.path().join("resonate.db")),
-            Store::Postgres | Store::Cluster => Storage::Postgres(Database::fresh()),
+            Store::Postgres | Store::Cluster => Storage::Postgres(Arc::new(Database::fresh())),
         };
         Home {
             folder,
             storage,
             nodes,
+        }
+    }
+
+    /// Of one node on storage that is there already.
+    fn of(storage: Storage) -> Home {
+        let folder = tempfile::tempdir().expect("a temporary directory can be made");
+        Home {
+            folder,
+            storage,
+            nodes: 1,
         }
     }
 
