@@ -26,9 +26,12 @@ mod harness {
 mod cluster {
     mod chaos;
     mod client;
+    mod database;
     mod entry;
     mod ledger;
     mod messages;
+    mod relay;
+    mod stored;
     mod worker;
 }
 
@@ -66,6 +69,7 @@ mod protocol {
 mod storage {
     mod crash;
     mod database;
+    pub mod workflow;
 }
 
 mod surface {

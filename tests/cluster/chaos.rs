@@ -5,22 +5,16 @@
 //! rest, so a seed repeats the plan, not the run.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use resonate::engine::clock::Clock;
-use resonate::machine::invariant::{State, check_state};
-use resonate::machine::object::Object;
-use resonate::protocol::record::{PromiseState, TaskState};
-use resonate::store::postgres::PostgresStore;
-use resonate::store::{Dump, Store};
 use serde_json::json;
 
 use super::client::{Client, every_second};
 use super::entry::{Caller, Nodes};
 use super::ledger::Ledger;
+use super::stored::Stored;
 use super::worker::Worker;
 use crate::harness::database::Database;
 use crate::harness::process::Signal;
@@ -46,7 +40,7 @@ fn number(name: &str) -> Option<u64> {
 /// Kills nodes and starts them again. Answers how often.
 struct Monkey<'a> {
     nodes: &'a Nodes,
-    database: &'a Arc<Database>,
+    database: &'a Database,
     servers: Vec<Option<Server>>,
     kills: usize,
     most_at_once: usize,
@@ -71,7 +65,7 @@ impl Monkey<'_> {
     fn start(&mut self) {
         for node in 0..NODES {
             if self.servers[node].is_none() {
-                let server = Server::on(self.database, &[]);
+                let server = Server::on(&self.database.url(), &[]);
                 self.nodes.set(node, Some(server.addr()));
                 self.servers[node] = Some(server);
             }
@@ -103,8 +97,10 @@ fn nodes_that_are_killed_at_random_lose_nothing_and_everything_comes_to_its_end(
     let seed = number("RESONATE_CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..));
     eprintln!("RESONATE_CHAOS_SEED={seed}");
     let mut rng = fastrand::Rng::with_seed(seed);
-    let database = Arc::new(Database::fresh());
-    let servers: Vec<Server> = (0..NODES).map(|_| Server::on(&database, &[])).collect();
+    let database = Database::fresh();
+    let servers: Vec<Server> = (0..NODES)
+        .map(|_| Server::on(&database.url(), &[]))
+        .collect();
     let nodes = Nodes::new(servers.iter().map(Server::addr));
     let ledger = Ledger::default();
     let mut monkey = Monkey {
@@ -167,25 +163,10 @@ fn nodes_that_are_killed_at_random_lose_nothing_and_everything_comes_to_its_end(
         assert_eq!(server.wait(), Some(0), "{}", server.log());
     }
 
-    let dump = dump(&database);
-    let state = State::of(
-        &dump.objects,
-        dump.schedules.clone(),
-        Vec::new(),
-        Clock::system().now(),
-        30_000,
-    );
-    if let Err(violation) = check_state(&state) {
-        ledger.faults.add(violation.to_string());
-    }
-    let objects: BTreeMap<String, Object> = dump
-        .objects
-        .into_iter()
-        .map(|object| (object.promise.id.to_string(), object))
-        .collect();
-    ledger.compare(&objects);
-    all_is_over(&ledger, &objects);
-    let occurrences = occurrences(&ledger, &objects, &schedules);
+    let stored = Stored::read(&database);
+    stored.check(&ledger);
+    stored.all_is_over(&ledger);
+    let occurrences = stored.occurrences(&ledger, &schedules);
     let sum = |of: &dyn Fn(&super::client::Report) -> u64| reports.iter().map(of).sum::<u64>();
     eprintln!(
         "{seconds} s, {} kills, up to {} nodes down at once; {} writes acknowledged, {} workflows, {} objects, \
@@ -195,7 +176,7 @@ fn nodes_that_are_killed_at_random_lose_nothing_and_everything_comes_to_its_end(
         monkey.most_at_once,
         ledger.writes(),
         sum(&|report| report.workflows),
-        objects.len(),
+        stored.objects.len(),
         sum(&|report| report.unblocks),
         reports
             .iter()
@@ -230,62 +211,4 @@ fn has_open_tasks(caller: &mut Caller) -> bool {
             let answer = caller.call("task.search", json!({"state": state, "limit": 1}));
             answer.data["tasks"] != json!([])
         })
-}
-
-fn dump(database: &Database) -> Dump {
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
-    runtime.block_on(async {
-        let store = PostgresStore::open(&database.url(), 1).await;
-        let store = store.expect("the database opens");
-        let dump = store.dump().await.expect("the database reads");
-        store.close().await;
-        dump
-    })
-}
-
-/// No task is open, nobody waits to be resumed or told, and what was armed has fired.
-fn all_is_over(ledger: &Ledger, objects: &BTreeMap<String, Object>) {
-    let now = wall_clock_ms();
-    for (id, object) in objects {
-        let task = object.task.as_ref();
-        let is_open = task.is_some_and(|task| task.state != TaskState::Fulfilled);
-        let is_pending = object.promise.state == PromiseState::Pending;
-        let is_late = is_pending && object.armed && object.promise.timeout_at <= now;
-        let is_owed = !is_pending && (!object.callbacks.is_empty() || !object.listeners.is_empty());
-        if is_open || is_late || is_owed {
-            ledger.faults.add(format!("{id} is not over: {object:?}"));
-        }
-    }
-}
-
-/// Each occurrence of each schedule, from the first to the last without a gap (`semantics.md` §8). Answers how many.
-fn occurrences(
-    ledger: &Ledger,
-    objects: &BTreeMap<String, Object>,
-    lasting: &BTreeMap<String, i64>,
-) -> usize {
-    let mut fired: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
-    for object in objects.values() {
-        let promise = &object.promise;
-        if let Some(schedule) = promise.tags.get("resonate:schedule") {
-            let at = promise.created_at;
-            assert_eq!(*promise.id, *format!("{schedule}-{at}"));
-            fired.entry(schedule).or_default().push(at);
-        }
-    }
-    for (schedule, created_at) in lasting {
-        let first = fired
-            .get(schedule.as_str())
-            .and_then(|all| all.iter().min());
-        if first != Some(&((created_at / 1000 + 1) * 1000)) {
-            ledger.faults.add(format!("{schedule} began at {first:?}"));
-        }
-    }
-    for (schedule, all) in &mut fired {
-        all.sort_unstable();
-        if let Some(gap) = all.windows(2).find(|pair| pair[1] != pair[0] + 1000) {
-            ledger.faults.add(format!("{schedule} fired at {gap:?}"));
-        }
-    }
-    fired.values().map(Vec::len).sum()
 }

@@ -62,6 +62,10 @@ impl Ledger {
         *self.lock().counts.entry(what).or_default() += 1;
     }
 
+    pub fn counted(&self, what: &str) -> u64 {
+        self.lock().counts.get(what).copied().unwrap_or_default()
+    }
+
     pub fn slowest(&self, took: Duration) {
         let mut state = self.lock();
         state.slowest = state.slowest.max(took);

@@ -39,7 +39,9 @@ struct Home {
 pub enum Storage {
     Memory,
     File(PathBuf),
-    Postgres(Arc<Database>),
+    Postgres(Database),
+    /// A PostgreSQL database that is the test's, by its URL.
+    Shared(String),
 }
 
 /// One process of the server.
@@ -83,9 +85,9 @@ impl Server {
         Server::launch(Arc::new(Home::new(1)), owned(extra))
     }
 
-    /// Starts a node, spoken to without a proxy, on a database that other nodes may use as well.
-    pub fn on(database: &Arc<Database>, extra: &[&str]) -> Server {
-        let home = Home::of(Storage::Postgres(Arc::clone(database)));
+    /// Starts a node, spoken to without a proxy, on a PostgreSQL database that other nodes may use as well.
+    pub fn on(url: &str, extra: &[&str]) -> Server {
+        let home = Home::of(Storage::Shared(url.to_owned()));
         Server::launch(Arc::new(home), owned(extra))
     }
 
@@ -239,7 +241,7 @@ impl Home {
         let storage = match store() {
             Store::Memory => Storage::Memory,
             Store::Sqlite => Storage::File(folder.path().join("resonate.db")),
-            Store::Postgres | Store::Cluster => Storage::Postgres(Arc::new(Database::fresh())),
+            Store::Postgres | Store::Cluster => Storage::Postgres(Database::fresh()),
         };
         Home {
             folder,
@@ -281,11 +283,8 @@ impl Storage {
         match self {
             Storage::Memory => sqlite_args(":memory:"),
             Storage::File(path) => sqlite_args(&path.display().to_string()),
-            Storage::Postgres(database) => ["--storage-type", "postgres", "--storage-postgres-url"]
-                .map(str::to_owned)
-                .into_iter()
-                .chain([database.url()])
-                .collect(),
+            Storage::Postgres(database) => postgres_args(&database.url()),
+            Storage::Shared(url) => postgres_args(url),
         }
     }
 }
@@ -467,6 +466,10 @@ fn store() -> Store {
 
 fn sqlite_args(path: &str) -> Vec<String> {
     vec!["--storage-sqlite-path".to_owned(), path.to_owned()]
+}
+
+fn postgres_args(url: &str) -> Vec<String> {
+    owned(&["--storage-type", "postgres", "--storage-postgres-url", url])
 }
 
 fn owned(args: &[&str]) -> Vec<String> {
