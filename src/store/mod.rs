@@ -10,6 +10,7 @@
 //! ```
 
 pub mod bus;
+mod columns;
 pub mod memory;
 pub mod postgres;
 pub mod rows;

@@ -40,6 +40,8 @@ pub enum Storage {
     Memory,
     File(PathBuf),
     Postgres(Database),
+    /// A PostgreSQL database that is the test's, by its URL.
+    Shared(String),
 }
 
 /// One process of the server.
@@ -81,6 +83,12 @@ impl Server {
     /// Same, with more flags.
     pub fn single_with(extra: &[&str]) -> Server {
         Server::launch(Arc::new(Home::new(1)), owned(extra))
+    }
+
+    /// Starts a node, spoken to without a proxy, on a PostgreSQL database that other nodes may use as well.
+    pub fn on(url: &str, extra: &[&str]) -> Server {
+        let home = Home::of(Storage::Shared(url.to_owned()));
+        Server::launch(Arc::new(home), owned(extra))
     }
 
     fn launch(home: Arc<Home>, extra: Vec<String>) -> Server {
@@ -242,6 +250,16 @@ impl Home {
         }
     }
 
+    /// Of one node on storage that is there already.
+    fn of(storage: Storage) -> Home {
+        let folder = tempfile::tempdir().expect("a temporary directory can be made");
+        Home {
+            folder,
+            storage,
+            nodes: 1,
+        }
+    }
+
     fn start_node(&self, extra: &[String]) -> Starting {
         let mut args = [LISTEN.map(str::to_owned).to_vec(), self.storage.args()].concat();
         // A flag may stand only once.
@@ -265,11 +283,8 @@ impl Storage {
         match self {
             Storage::Memory => sqlite_args(":memory:"),
             Storage::File(path) => sqlite_args(&path.display().to_string()),
-            Storage::Postgres(database) => ["--storage-type", "postgres", "--storage-postgres-url"]
-                .map(str::to_owned)
-                .into_iter()
-                .chain([database.url()])
-                .collect(),
+            Storage::Postgres(database) => postgres_args(&database.url()),
+            Storage::Shared(url) => postgres_args(url),
         }
     }
 }
@@ -451,6 +466,10 @@ fn store() -> Store {
 
 fn sqlite_args(path: &str) -> Vec<String> {
     vec!["--storage-sqlite-path".to_owned(), path.to_owned()]
+}
+
+fn postgres_args(url: &str) -> Vec<String> {
+    owned(&["--storage-type", "postgres", "--storage-postgres-url", url])
 }
 
 fn owned(args: &[&str]) -> Vec<String> {

@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep};
 use crate::machine::object::Object;
 use crate::protocol::record::{Id, Millis, Promise, Schedule, Tags};
 
+use super::columns;
 use super::rows::json;
 use super::{
     Changes, Deadline, Dump, Error, Loaded, Need, PromisePage, QueueCursor, Queues, Result,
@@ -188,7 +189,7 @@ impl Transaction for PostgresTransaction<'_> {
         let mut wanted = texts(&need.objects);
         if !need.pids.is_empty() {
             let query = sqlx::query(sql::HELD_BY).bind(texts(&need.pids));
-            let held = all(&mut self.link, query, decode::id).await?;
+            let held = all(&mut self.link, query, columns::id).await?;
             wanted.extend(held.iter().map(ToString::to_string));
         }
         if !wanted.is_empty() {
@@ -205,7 +206,7 @@ impl Transaction for PostgresTransaction<'_> {
                 .map(|b| encode::searchable(b))
                 .collect();
             let query = sqlx::query(sql::LOAD_BRANCHES).bind(branches);
-            loaded.branch_members = all(&mut self.link, query, decode::promise).await?;
+            loaded.branch_members = all(&mut self.link, query, columns::promise).await?;
         }
         if !need.schedules.is_empty() {
             let query = sqlx::query(sql::LOAD_SCHEDULES).bind(texts(&need.schedules));
@@ -267,12 +268,12 @@ impl Store for PostgresStore {
 
     async fn read(&self, wanted: &[Id]) -> Result<Vec<Object>> {
         let query = sqlx::query(sql::READ_OBJECTS).bind(texts(wanted));
-        self.all(query, decode::object).await
+        self.all(query, columns::object).await
     }
 
     async fn read_schedule(&self, id: &str) -> Result<Option<Schedule>> {
         let query = sqlx::query(sql::LOAD_SCHEDULES).bind(vec![id.to_owned()]);
-        Ok(self.all(query, decode::schedule).await?.pop())
+        Ok(self.all(query, columns::schedule).await?.pop())
     }
 
     async fn promises(&self, page: &PromisePage) -> Result<Vec<Promise>> {
@@ -282,7 +283,7 @@ impl Store for PostgresStore {
             .bind(page.or_due)
             .bind(wanted(&page.tags))
             .bind(limit(page.limit));
-        self.search(query, decode::promise).await
+        self.search(query, columns::promise).await
     }
 
     async fn tasks(&self, page: &TaskPage) -> Result<Vec<Object>> {
@@ -291,7 +292,7 @@ impl Store for PostgresStore {
             .bind(page.state.map(|state| state.as_str()))
             .bind(page.or_due)
             .bind(limit(page.limit));
-        self.search(query, decode::object).await
+        self.search(query, columns::object).await
     }
 
     async fn schedules(&self, page: &SchedulePage) -> Result<Vec<Schedule>> {
@@ -299,7 +300,7 @@ impl Store for PostgresStore {
             .bind(page.after.as_deref().map(str::to_owned))
             .bind(wanted(&page.tags))
             .bind(limit(page.limit));
-        self.search(query, decode::schedule).await
+        self.search(query, columns::schedule).await
     }
 
     async fn due(&self, until: Millis, queues: Queues<'_>, rows: usize) -> Result<Vec<Deadline>> {
@@ -310,7 +311,7 @@ impl Store for PostgresStore {
                 .bind(limit(rows))
                 .bind(texts(names)),
         };
-        self.all(query, decode::deadline).await
+        self.all(query, columns::deadline).await
     }
 
     async fn waiting(
@@ -333,20 +334,17 @@ impl Store for PostgresStore {
                 .bind(address.to_owned())
                 .bind(limit(rows))
         };
-        let executes = self.all(page(sql::WAITING_EXECUTES), decode::waiting_execute);
-        let mut all = executes.await?;
-        let unblocks = self.all(page(sql::WAITING_UNBLOCKS), decode::waiting_unblock);
-        all.extend(unblocks.await?);
-        all.sort_by(|one, other| one.position().cmp(&other.position()));
-        all.truncate(rows);
-        Ok(all)
+        let executes = self.all(page(sql::WAITING_EXECUTES), columns::waiting_execute);
+        let executes = executes.await?;
+        let unblocks = self.all(page(sql::WAITING_UNBLOCKS), columns::waiting_unblock);
+        Ok(columns::merged(executes, unblocks.await?, rows))
     }
 
     async fn stale_unblocks(&self, before: Millis, rows: usize) -> Result<Vec<(Id, Id)>> {
         let query = sqlx::query(sql::STALE_UNBLOCKS)
             .bind(before)
             .bind(limit(rows));
-        self.all(query, decode::listener_key).await
+        self.all(query, columns::listener_key).await
     }
 
     async fn dump(&self) -> Result<Dump> {
@@ -364,10 +362,10 @@ impl Store for PostgresStore {
         });
         let (objects, schedules) = rows.await?;
         Ok(Dump {
-            objects: objects.iter().map(decode::object).collect::<Result<_>>()?,
+            objects: objects.iter().map(columns::object).collect::<Result<_>>()?,
             schedules: schedules
                 .iter()
-                .map(decode::schedule)
+                .map(columns::schedule)
                 .collect::<Result<_>>()?,
         })
     }

@@ -2,24 +2,7 @@
 //! statement serves a batch of any size. Every connection is told to use indexes only
 //! (`connect::SETTINGS`).
 
-/// The columns of a promise `p`, as [`super::decode::promise`] reads them.
-macro_rules! promise_columns {
-    () => {
-        "p.id, p.state, p.timeout_at, p.created_at, p.settled_at, p.tags, p.value, p.param"
-    };
-}
-
-/// The columns of a promise `p` and its task `t`, as [`super::decode::object`] reads them before the
-/// callbacks and listeners.
-macro_rules! object_columns {
-    () => {
-        concat!(
-            promise_columns!(),
-            ", p.armed, t.state, t.version, t.pid, t.ttl, t.expires_at, t.retry_at, t.offer_at, \
-             t.claimed_at, t.releases, t.resumes"
-        )
-    };
-}
+use crate::store::columns::{object_columns, promise_columns, schedule_columns};
 
 /// The callbacks and listeners of a promise `p`, as JSON arrays.
 macro_rules! obligation_columns {
@@ -27,14 +10,6 @@ macro_rules! obligation_columns {
         ", (SELECT json_agg(c.awaiter)::text FROM callbacks AS c WHERE c.awaited = p.id),
         (SELECT json_agg(json_build_array(l.address, l.enqueued_at, l.retry_at, l.attempts))::text
             FROM listeners AS l WHERE l.promise_id = p.id)"
-    };
-}
-
-/// The columns of a schedule `s`, as [`super::decode::schedule`] reads them.
-macro_rules! schedule_columns {
-    () => {
-        "s.id, s.cron, s.promise_id, s.promise_timeout, s.promise_param, s.promise_tags, \
-         s.created_at, s.next_run_at, s.last_run_at"
     };
 }
 

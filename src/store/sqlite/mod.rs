@@ -4,7 +4,7 @@
 //!   begin ─> lock ─> Writer (one connection) ── load*, commit        writer.rs, encode.rs
 //!   read, due, …         ─> a few read-only connections             this file
 //!   search               ─> others: they may have to look at every row
-//!   rows ─> objects                                                 decode.rs
+//!   rows ─> objects                                                 decode.rs, columns.rs
 //! ```
 //!
 //! The file is in WAL mode: readers never wait for the writer and see the last commit. A commit is
@@ -32,6 +32,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::machine::object::Object;
 use crate::protocol::record::{Id, Millis, Promise, Schedule, Tags};
 
+use super::columns;
 use super::rows::json;
 use super::{
     Changes, Deadline, Dump, Loaded, Need, PromisePage, QueueCursor, Queues, Result, SchedulePage,
@@ -183,12 +184,12 @@ impl Store for SqliteStore {
 
     async fn read(&self, wanted: &[Id]) -> Result<Vec<Object>> {
         let query = sqlx::query(sql::READ_OBJECTS).bind(ids(wanted));
-        self.all(query, decode::object).await
+        self.all(query, columns::object).await
     }
 
     async fn read_schedule(&self, id: &str) -> Result<Option<Schedule>> {
         let query = sqlx::query(sql::LOAD_SCHEDULES).bind(json(&[id]));
-        Ok(self.all(query, decode::schedule).await?.pop())
+        Ok(self.all(query, columns::schedule).await?.pop())
     }
 
     async fn promises(&self, page: &PromisePage) -> Result<Vec<Promise>> {
@@ -198,7 +199,7 @@ impl Store for SqliteStore {
             .bind(page.or_due)
             .bind(wanted(&page.tags))
             .bind(limit(page.limit));
-        self.search(query, decode::promise).await
+        self.search(query, columns::promise).await
     }
 
     async fn tasks(&self, page: &TaskPage) -> Result<Vec<Object>> {
@@ -207,7 +208,7 @@ impl Store for SqliteStore {
             .bind(page.state.map(|state| state.as_str()))
             .bind(page.or_due)
             .bind(limit(page.limit));
-        self.search(query, decode::object).await
+        self.search(query, columns::object).await
     }
 
     async fn schedules(&self, page: &SchedulePage) -> Result<Vec<Schedule>> {
@@ -215,7 +216,7 @@ impl Store for SqliteStore {
             .bind(page.after.as_deref())
             .bind(wanted(&page.tags))
             .bind(limit(page.limit));
-        self.search(query, decode::schedule).await
+        self.search(query, columns::schedule).await
     }
 
     async fn due(&self, until: Millis, queues: Queues<'_>, rows: usize) -> Result<Vec<Deadline>> {
@@ -226,7 +227,7 @@ impl Store for SqliteStore {
                 .bind(limit(rows))
                 .bind(ids(names)),
         };
-        self.all(query, decode::deadline).await
+        self.all(query, columns::deadline).await
     }
 
     async fn waiting(
@@ -249,20 +250,17 @@ impl Store for SqliteStore {
                 .bind(address)
                 .bind(limit(rows))
         };
-        let executes = self.all(page(sql::WAITING_EXECUTES), decode::waiting_execute);
-        let mut all = executes.await?;
-        let unblocks = self.all(page(sql::WAITING_UNBLOCKS), decode::waiting_unblock);
-        all.extend(unblocks.await?);
-        all.sort_by(|one, other| one.position().cmp(&other.position()));
-        all.truncate(rows);
-        Ok(all)
+        let executes = self.all(page(sql::WAITING_EXECUTES), columns::waiting_execute);
+        let executes = executes.await?;
+        let unblocks = self.all(page(sql::WAITING_UNBLOCKS), columns::waiting_unblock);
+        Ok(columns::merged(executes, unblocks.await?, rows))
     }
 
     async fn stale_unblocks(&self, before: Millis, rows: usize) -> Result<Vec<(Id, Id)>> {
         let query = sqlx::query(sql::STALE_UNBLOCKS)
             .bind(before)
             .bind(limit(rows));
-        self.all(query, decode::listener_key).await
+        self.all(query, columns::listener_key).await
     }
 
     async fn dump(&self) -> Result<Dump> {
@@ -273,10 +271,10 @@ impl Store for SqliteStore {
         let schedules = schedules.await.map_err(|e| classify(&e))?;
         snapshot.rollback().await.map_err(|e| classify(&e))?;
         Ok(Dump {
-            objects: objects.iter().map(decode::object).collect::<Result<_>>()?,
+            objects: objects.iter().map(columns::object).collect::<Result<_>>()?,
             schedules: schedules
                 .iter()
-                .map(decode::schedule)
+                .map(columns::schedule)
                 .collect::<Result<_>>()?,
         })
     }

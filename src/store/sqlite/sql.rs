@@ -6,32 +6,7 @@
 //! guess how long the arrays are. A page starts at `id >= coalesce(?1, '') AND id IS NOT ?1`: one
 //! range of the key's index, whether there is a cursor or not.
 
-/// The columns of a promise `p`, as [`super::decode::promise`] reads them.
-macro_rules! promise_columns {
-    () => {
-        "p.id, p.state, p.timeout_at, p.created_at, p.settled_at, p.tags, p.value, p.param"
-    };
-}
-
-/// The columns of a promise `p` and its task `t`, as [`super::decode::object`] reads them before the
-/// callbacks and listeners.
-macro_rules! object_columns {
-    () => {
-        concat!(
-            promise_columns!(),
-            ", p.armed, t.state, t.version, t.pid, t.ttl, t.expires_at, t.retry_at, t.offer_at, \
-             t.claimed_at, t.releases, t.resumes"
-        )
-    };
-}
-
-/// The columns of a schedule `s`, as [`super::decode::schedule`] reads them.
-macro_rules! schedule_columns {
-    () => {
-        "s.id, s.cron, s.promise_id, s.promise_timeout, s.promise_param, s.promise_tags, \
-         s.created_at, s.next_run_at, s.last_run_at"
-    };
-}
+use crate::store::columns::{object_columns, promise_columns, schedule_columns};
 
 /// Whether the tags in a column contain all pairs of an object; none means that all rows do.
 macro_rules! tags_contain {

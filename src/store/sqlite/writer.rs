@@ -18,7 +18,7 @@ use crate::store::{Error, Loaded, Need, Result};
 
 use super::encode::Statement;
 use super::error::classify;
-use super::{decode, ids, sql};
+use super::{columns, ids, sql};
 
 /// Owns the writing connection.
 pub struct Writer {
@@ -73,15 +73,15 @@ impl Writer {
             let query = sqlx::query(sql::LOAD_OBJECTS)
                 .bind(ids(&need.objects))
                 .bind(ids(&need.pids));
-            loaded.objects = all(query, connection, decode::object).await?;
+            loaded.objects = all(query, connection, columns::object).await?;
         }
         if !need.branches.is_empty() {
             let query = sqlx::query(sql::LOAD_BRANCHES).bind(ids(&need.branches));
-            loaded.branch_members = all(query, connection, decode::promise).await?;
+            loaded.branch_members = all(query, connection, columns::promise).await?;
         }
         if !need.schedules.is_empty() {
             let query = sqlx::query(sql::LOAD_SCHEDULES).bind(ids(&need.schedules));
-            loaded.schedules = all(query, connection, decode::schedule).await?;
+            loaded.schedules = all(query, connection, columns::schedule).await?;
         }
         Ok(loaded)
     }
