@@ -24,7 +24,8 @@ chaos: ## Three nodes killed at random for ten minutes
 		cargo test --locked --test main cluster::chaos:: -- --nocapture
 
 database-restarts: ## Twenty crashes of PostgreSQL under load
-	RESONATE_DATABASE_RESTARTS=20 cargo test --locked --test main cluster::database:: -- --nocapture
+	RESONATE_DATABASE_RESTARTS=20 python3 tests/postgres.py run -- \
+		cargo test --locked --test main cluster::database:: -- --nocapture
 
 postgres: ## The tests of the wire and all SDKs, on PostgreSQL
 cluster: ## The same, on three nodes behind HAProxy

@@ -67,8 +67,10 @@ mod protocol {
 }
 
 mod storage {
+    mod content;
     mod crash;
     mod database;
+    mod schema;
     pub mod workflow;
 }
 

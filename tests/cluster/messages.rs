@@ -157,17 +157,16 @@ fn a_worker_named_is_preferred_on_whatever_node_it_is() {
 }
 
 /// Ends the connections by which nodes hear of each other; how many there were.
-async fn cut_ears(database: &Database) -> i64 {
-    let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+async fn cut_ears(database: &Database) -> sqlx::Result<i64> {
+    let mut connection = PgConnection::connect(&database.url()).await?;
     let cut = sqlx::query_scalar(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
          WHERE datname = current_database() AND application_name = 'resonate-listen'",
     )
     .fetch_one(&mut connection)
-    .await
-    .unwrap();
-    connection.close().await.unwrap();
-    cut
+    .await?;
+    connection.close().await?;
+    Ok(cut)
 }
 
 #[test]
@@ -182,7 +181,7 @@ fn cutting_the_connection_that_listens_loses_no_message_and_delays_few() {
         let cuts = scope.spawn(|| {
             let mut cuts = 0;
             while !is_over.load(Ordering::SeqCst) {
-                cuts += runtime.block_on(cut_ears(&database));
+                cuts += runtime.block_on(cut_ears(&database)).unwrap();
                 thread::sleep(Duration::from_millis(fastrand::u64(20..400)));
             }
             cuts
@@ -242,7 +241,7 @@ fn what_a_node_committed_before_it_was_killed_is_sent_by_another() {
 
 /// Creates tasks until the node is gone; the ids of those that were acknowledged.
 fn create_until_it_dies(node: &Server, prefix: &str, acknowledged: &Mutex<Vec<String>>) {
-    let mut connection = Connection::open(node.addr()).unwrap();
+    let mut connection = Connection::open(node.addr()).expect("the node accepts");
     for n in 0.. {
         let id = format!("{prefix}-{n}");
         let data = record::create(&id, later(), json!({"resonate:target": "poll://any@g"}));

@@ -91,6 +91,12 @@ impl Server {
         Server::launch(Arc::new(home), owned(extra))
     }
 
+    /// Starts a server on a SQLite file that is there already.
+    pub fn on_file(path: &Path, extra: &[&str]) -> Server {
+        let home = Home::of(Storage::File(path.to_owned()));
+        Server::launch(Arc::new(home), owned(extra))
+    }
+
     fn launch(home: Arc<Home>, extra: Vec<String>) -> Server {
         let entrance = (home.nodes > 1).then(|| {
             TcpListener::bind("127.0.0.1:0").expect("a port of the loopback interface is free")
