@@ -414,6 +414,15 @@ pub fn key_bytes_max() -> Option<usize> {
     }
 }
 
+/// How far the server's clock may be behind the wall clock. Nodes go by the database's, and know it
+/// no better than its answers were fast when the machine was busy.
+pub fn clock_lag_ms_max() -> i64 {
+    match store() {
+        Store::Sqlite | Store::Memory => 0,
+        Store::Postgres | Store::Cluster => 1000,
+    }
+}
+
 /// A port that nobody listens on at the moment.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
