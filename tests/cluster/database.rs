@@ -11,6 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use sqlx::Connection as _;
+use sqlx::postgres::PgConnection;
 
 use super::client::every_second;
 use super::entry::{Caller, Nodes};
@@ -243,13 +245,54 @@ fn a_database_that_crashes_under_load_loses_nothing_and_is_served_again_at_once(
     ledger.faults.expect_none();
 }
 
+fn address(database: &Database) -> SocketAddr {
+    let url = url::Url::parse(&database.url()).expect("a URL");
+    url.socket_addrs(|| None).expect("an address")[0]
+}
+
+/// A connection to the database past the server.
+struct Sql {
+    runtime: tokio::runtime::Runtime,
+    connection: Mutex<PgConnection>,
+}
+
+impl Sql {
+    fn connect(database: &Database) -> Sql {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
+        let connection = runtime.block_on(PgConnection::connect(&database.url()));
+        let connection = Mutex::new(connection.expect("the database takes connections"));
+        Sql {
+            runtime,
+            connection,
+        }
+    }
+
+    fn run(&self, statement: &'static str) {
+        let mut connection = lock(&self.connection);
+        let ran = sqlx::query(statement).execute(&mut *connection);
+        self.runtime.block_on(ran).expect("the statement runs");
+    }
+
+    /// How many connections of an application wait for something.
+    fn waiting(&self, application: &str, event: &str) -> i64 {
+        let mut connection = lock(&self.connection);
+        let count = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity
+             WHERE application_name = $1 AND wait_event = $2",
+        );
+        let count = count
+            .bind(application)
+            .bind(event)
+            .fetch_one(&mut *connection);
+        self.runtime.block_on(count).expect("the statement runs")
+    }
+}
+
 /// The database does what it was told, and the server does not hear of it: what it answers is what has happened.
 #[test]
 fn a_commit_whose_answer_is_lost_is_answered_as_it_happened() {
     let database = Database::fresh();
-    let at = url::Url::parse(&database.url()).expect("a URL");
-    let at = at.socket_addrs(|| None).expect("an address")[0];
-    let relay = Relay::start(at);
+    let relay = Relay::start(address(&database));
     let url = relay.url(&database.url());
     let servers = [(); 2].map(|()| Server::on(&url, &[]));
     let nodes = Nodes::new(servers.each_ref().map(Server::addr));
@@ -295,4 +338,60 @@ fn a_commit_whose_answer_is_lost_is_answered_as_it_happened() {
     }
     assert!(relay.swallowed() > cuts, "nothing was lost");
     ledger.faults.expect_none();
+}
+
+/// A commit that takes its time goes on when its connection breaks: it has not failed.
+#[test]
+fn a_commit_under_way_when_its_connection_breaks_is_waited_for() {
+    let cluster = Postgres::start();
+    let database = Database::fresh_on(cluster.url());
+    let relay = Relay::start(address(&database));
+    let server = Server::on(&relay.url(&database.url()), &[]);
+    let [sql, other] = [(); 2].map(|()| Sql::connect(&database));
+    let target = json!({"resonate:target": "poll://any@nobody"});
+    let create = json!({"id": "x", "timeoutAt": i64::MAX, "tags": target});
+    let action = json!({"kind": "promise.create", "data": create});
+    for (kind, data) in [
+        ("schedule.create", every_second("s")),
+        ("schedule.delete", json!({"id": "s"})),
+        (
+            "task.create",
+            json!({"pid": "p", "ttl": i64::MAX, "action": action}),
+        ),
+        ("task.release", json!({"id": "x", "version": 1})),
+        (
+            "task.acquire",
+            json!({"id": "x", "version": 1, "pid": "p", "ttl": i64::MAX}),
+        ),
+        ("task.halt", json!({"id": "x"})),
+        ("task.continue", json!({"id": "x"})),
+    ] {
+        // Nothing is committed before a standby has it, and there is none.
+        sql.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+        sql.run("SELECT pg_reload_conf()");
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            // It takes a while until that holds.
+            scope.spawn(|| {
+                while !is_over.load(Ordering::SeqCst) {
+                    other.run("UPDATE compatibility SET oldest_schema = oldest_schema");
+                }
+            });
+            within(RESUMING_MAX, "commits wait", || {
+                sql.waiting("", "SyncRep") > 0
+            });
+            let asked = scope.spawn(|| server.call(kind, data));
+            let waiting = |event| sql.waiting("resonate", event) > 0;
+            within(RESUMING_MAX, "the commit waits", || waiting("SyncRep"));
+            relay.cut(Duration::ZERO);
+            within(RESUMING_MAX, "it is waited for", || {
+                waiting("transactionid")
+            });
+            is_over.store(true, Ordering::SeqCst);
+            sql.run("ALTER SYSTEM RESET synchronous_standby_names");
+            sql.run("SELECT pg_reload_conf()");
+            let answer = asked.join().expect("an answer");
+            assert_eq!(answer.status, 200, "{answer}");
+        });
+    }
 }
