@@ -67,6 +67,7 @@ mod protocol {
 }
 
 mod storage {
+    mod connection;
     mod content;
     mod crash;
     mod database;
