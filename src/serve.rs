@@ -37,10 +37,6 @@ use crate::transport::poll::{self, Hub};
 /// How long a peer may leave sent data unconfirmed.
 const PEER_SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// How long a text may be that PostgreSQL finds something by. An index entry holds two of them, and 2704
-/// bytes at most.
-const POSTGRES_KEY_BYTES_MAX: usize = 1000;
-
 /// Runs the server until `stop` is ready, and then until everything in flight has come to its end or
 /// `server.shutdown_timeout` has passed.
 ///
@@ -218,16 +214,14 @@ fn outbox(config: &Config, bound_port: u16, cluster: Option<Arc<Cluster>>) -> Ar
 
 fn app(config: &Config, engine: Arc<Engine>, hub: Hub) -> Arc<App> {
     let server = &config.server;
+    let key_bytes_max = engine.store().key_bytes_max();
     Arc::new(App {
         engine,
         hub,
         parse: parse::Context {
             is_debug: config.debug,
             address_rules: address_rules(),
-            key_bytes_max: match config.storage.backend {
-                Backend::Sqlite => None,
-                Backend::Postgres => Some(POSTGRES_KEY_BYTES_MAX),
-            },
+            key_bytes_max,
         },
         limits: Limits::new(
             server.max_body_size,

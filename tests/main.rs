@@ -21,6 +21,7 @@ mod harness {
     pub mod sink;
     pub mod snap;
     pub mod sse;
+    pub mod store;
 }
 
 mod cluster {

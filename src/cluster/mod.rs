@@ -147,11 +147,6 @@ impl Cluster {
         others.all(|other| other < mine)
     }
 
-    /// How many nodes are there, this one included.
-    pub fn nodes(&self) -> usize {
-        self.lock().peers.len() + 1
-    }
-
     /// Talks and listens until the task is dropped.
     pub async fn run(&self, inbox: &dyn Inbox, store: &dyn Store, clock: &Clock) {
         tokio::join!(
@@ -441,8 +436,11 @@ async fn follow_clock(store: &dyn Store, clock: &Clock) {
     loop {
         sleep(HERE_INTERVAL).await;
         let asked_at = Instant::now();
-        if let Ok(Some(now)) = store.now().await {
-            clock.follow(now, asked_at.elapsed());
+        match store.now().await {
+            Ok(Some(now)) => clock.follow(now, asked_at.elapsed()),
+            Ok(None) => {}
+            // Until it is back, time passes as it did.
+            Err(error) => tracing::debug!(%error, "the database does not tell the time"),
         }
     }
 }

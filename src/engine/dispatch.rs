@@ -35,8 +35,11 @@ const OVERLAP_AFTER: Duration = Duration::from_millis(2);
 /// An origin, as far as telling two apart goes: if two are taken for one, a job waits for no reason.
 pub(super) type Origin = u64;
 
-/// The origins that inputs are about.
-pub(super) fn origins(inputs: &[Input]) -> Vec<Origin> {
+/// The origins that inputs are about; none where batches follow one another anyhow.
+pub(super) fn origins(inputs: &[Input], lanes: usize) -> Vec<Origin> {
+    if lanes <= 1 {
+        return Vec::new();
+    }
     let mut origins: Vec<Origin> = inputs.iter().map(origin_of).collect();
     origins.sort_unstable();
     origins.dedup();

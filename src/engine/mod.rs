@@ -108,6 +108,8 @@ pub struct Engine {
     request_deadline: Duration,
     /// Whether other servers decide about the same objects.
     is_shared: bool,
+    /// How many batches may be under way at once.
+    lanes: usize,
     /// None once the engine stops.
     queue: std::sync::Mutex<Option<mpsc::Sender<Job>>>,
     dispatching: std::sync::Mutex<Option<JoinHandle<()>>>,
@@ -136,6 +138,7 @@ impl Engine {
             hooks: options.hooks,
             request_deadline: options.request_deadline,
             is_shared,
+            lanes,
             queue: std::sync::Mutex::new(Some(sender)),
             dispatching: std::sync::Mutex::new(Some(tokio::spawn(dispatch::run(
                 lane, lanes, receiver,
@@ -235,7 +238,7 @@ impl Engine {
         let queue = queue.ok_or_else(|| Error::Unavailable("the server is stopping".to_owned()))?;
         let (reply, answer) = oneshot::channel();
         let job = Job {
-            origins: dispatch::origins(&inputs),
+            origins: dispatch::origins(&inputs, self.lanes),
             inputs,
             now,
             bytes,

@@ -274,6 +274,11 @@ pub trait Store: Send + Sync + 'static {
         1
     }
 
+    /// How long a text may be, in bytes, that something is found by: an id, an address; none if any may.
+    fn key_bytes_max(&self) -> Option<usize> {
+        None
+    }
+
     /// How to reach the other servers that use the same database at the same time; none if there can be
     /// no others.
     fn bus(&self) -> Option<Arc<dyn Bus>> {

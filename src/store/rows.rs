@@ -205,6 +205,27 @@ pub fn json<T: serde::Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).expect("strings and numbers always serialise")
 }
 
+/// How many tags, and bytes of them, a statement looks for: each costs a walk through the tags of
+/// every row.
+const WANTED_TAGS_MAX: usize = 16;
+const WANTED_BYTES_MAX: usize = 4096;
+
+/// The tags that a search has its statement look for; see [`super::PromisePage::tags`].
+pub fn wanted(tags: &Tags) -> impl Iterator<Item = (&str, &str)> {
+    let mut bytes = 0;
+    tags.iter()
+        .take(WANTED_TAGS_MAX)
+        .take_while(move |(name, value)| {
+            bytes += name.len() + value.len();
+            bytes <= WANTED_BYTES_MAX
+        })
+}
+
+/// The argument of a `LIMIT`.
+pub fn limit(rows: usize) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
+}
+
 /// The columns of a promise record, as read.
 #[derive(Clone, Copy, Debug)]
 #[allow(

@@ -67,6 +67,23 @@ fn write(
     }
 }
 
+/// Starts everybody who writes; they go on until it is over.
+fn start_writers<'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    nodes: &'scope Nodes,
+    ledger: &'scope Ledger,
+    progress: &'scope Progress,
+    is_over: &'scope AtomicBool,
+) {
+    for writer in 0..WRITERS {
+        let mut caller = Caller::new(nodes, ledger);
+        scope.spawn(move || {
+            let prefix = format!("w{writer}");
+            write(&mut caller, &prefix, ledger, progress, is_over);
+        });
+    }
+}
+
 /// Every workflow is stored as far as it was answered, no further, and nothing by halves.
 fn check_progress(ledger: &Ledger, progress: &Progress, all: &Stored) {
     for (root, step) in lock(progress).iter() {
@@ -163,19 +180,7 @@ fn a_database_that_crashes_under_load_loses_nothing_and_is_served_again_at_once(
     let mut resumed = Vec::new();
     let mut readied = Vec::new();
     thread::scope(|scope| {
-        for writer in 0..WRITERS {
-            let mut caller = Caller::new(&nodes, &ledger);
-            let (ledger, progress, is_over) = (&ledger, &progress, &is_over);
-            scope.spawn(move || {
-                write(
-                    &mut caller,
-                    &format!("w{writer}"),
-                    ledger,
-                    progress,
-                    is_over,
-                );
-            });
-        }
+        start_writers(scope, &nodes, &ledger, &progress, &is_over);
         for addr in addrs {
             let (health, ledger, is_over) = (&health, &ledger, &is_over);
             scope.spawn(move || watch(addr, health, ledger, is_over));
@@ -301,19 +306,7 @@ fn a_commit_whose_answer_is_lost_is_answered_as_it_happened() {
     let is_over = AtomicBool::new(false);
     let cuts = 30;
     thread::scope(|scope| {
-        for writer in 0..WRITERS {
-            let mut caller = Caller::new(&nodes, &ledger);
-            let (ledger, progress, is_over) = (&ledger, &progress, &is_over);
-            scope.spawn(move || {
-                write(
-                    &mut caller,
-                    &format!("w{writer}"),
-                    ledger,
-                    progress,
-                    is_over,
-                );
-            });
-        }
+        start_writers(scope, &nodes, &ledger, &progress, &is_over);
         for _ in 0..cuts {
             let before = ledger.writes();
             within(RESUMING_MAX, "load", || ledger.writes() >= before + 40);

@@ -18,6 +18,7 @@ use super::database::Database;
 use super::http::{Connection, DEADLINE, Reply};
 use super::process::{Process, Signal};
 use super::proxy::Proxy;
+use super::store::{Store, store};
 
 /// A running server. Dropping it kills its processes; if the test is failing, it prints their logs.
 pub struct Server {
@@ -267,7 +268,7 @@ impl Home {
     }
 
     fn start_node(&self, extra: &[String]) -> Starting {
-        let mut args = [LISTEN.map(str::to_owned).to_vec(), self.storage.args()].concat();
+        let mut args = [owned(&LISTEN), self.storage.args()].concat();
         // A flag may stand only once.
         if let Some(index) = args.iter().position(|arg| extra.contains(arg)) {
             args.drain(index..index + 2);
@@ -394,33 +395,12 @@ pub fn run_to_exit(args: &[&str], env: &[(&str, &str)], home: &Path) -> Exit {
 
 /// The flags of a server on a SQLite database.
 pub fn serve_args(sqlite: &str) -> Vec<String> {
-    [LISTEN.map(str::to_owned).to_vec(), sqlite_args(sqlite)].concat()
+    [owned(&LISTEN), sqlite_args(sqlite)].concat()
 }
 
-/// Whether the tests run on a store that a restart empties. Says so, because a test is then skipped.
-pub fn forgets_on_restart() -> bool {
-    let forgets = store() == Store::Memory;
-    if forgets {
-        eprintln!("SKIPPED: needs a store that outlives the process");
-    }
-    forgets
-}
-
-/// How long an id may be, where the store sets a limit.
-pub fn key_bytes_max() -> Option<usize> {
-    match store() {
-        Store::Sqlite | Store::Memory => None,
-        Store::Postgres | Store::Cluster => Some(1000),
-    }
-}
-
-/// How far the server's clock may be behind the wall clock. Nodes go by the database's, and know it
-/// no better than its answers were fast when the machine was busy.
-pub fn clock_lag_ms_max() -> i64 {
-    match store() {
-        Store::Sqlite | Store::Memory => 0,
-        Store::Postgres | Store::Cluster => 1000,
-    }
+/// The flags of a server on a PostgreSQL database.
+pub fn serve_postgres_args(url: &str) -> Vec<String> {
+    [owned(&LISTEN), postgres_args(url)].concat()
 }
 
 /// A port that nobody listens on at the moment.
@@ -458,26 +438,6 @@ const LISTEN: [&str; 7] = [
     "--observability-metrics-port",
     "0",
 ];
-
-/// What the tests run on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Store {
-    Sqlite,
-    Memory,
-    Postgres,
-    Cluster,
-}
-
-fn store() -> Store {
-    let named = std::env::var("RESONATE_TEST_STORE").unwrap_or_default();
-    match named.as_str() {
-        "" | "sqlite" => Store::Sqlite,
-        "memory" => Store::Memory,
-        "postgres" => Store::Postgres,
-        "cluster" => Store::Cluster,
-        other => panic!("RESONATE_TEST_STORE is {other:?}: sqlite, memory, postgres or cluster"),
-    }
-}
 
 fn sqlite_args(path: &str) -> Vec<String> {
     vec!["--storage-sqlite-path".to_owned(), path.to_owned()]

@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::harness::client::{Response, VERSION};
-use crate::harness::server::{Server, clock_lag_ms_max, shared, unique, wall_clock_ms};
+use crate::harness::server::{Server, shared, unique, wall_clock_ms};
+use crate::harness::store::clock_lag_ms_max;
 
 #[track_caller]
 fn expect(response: &Response, status: u16, kind: &str, corr_id: &str, data: &str) {

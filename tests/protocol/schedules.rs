@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::harness::record::{ids, member, with, without};
-use crate::harness::server::{Server, key_bytes_max, shared};
+use crate::harness::server::{Server, shared};
+use crate::harness::store::key_bytes_max;
 
 /// The data of a good `schedule.create`.
 fn schedule(id: &str, cron: &str) -> Value {

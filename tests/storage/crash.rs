@@ -19,7 +19,8 @@ use serde_json::{Value, json};
 use super::workflow::{STORED, steps, stored};
 use crate::harness::http::Connection;
 use crate::harness::process::Signal;
-use crate::harness::server::{Server, Storage, forgets_on_restart};
+use crate::harness::server::{Server, Storage};
+use crate::harness::store::forgets_on_restart;
 
 const WRITERS: usize = 8;
 /// An acknowledged step: of which workflow, the how manieth, and the records answered.

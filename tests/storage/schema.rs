@@ -20,7 +20,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, raw_sql};
 use super::content::{content, drive, fill};
 use crate::harness::database::Database;
 use crate::harness::process::Signal;
-use crate::harness::server::{Server, run_to_exit};
+use crate::harness::server::{Server, run_to_exit, serve_postgres_args};
 use crate::harness::sse::Stream;
 
 /// The messages of the fixtures are old: they are not to be given up.
@@ -234,23 +234,9 @@ fn a_rolling_restart_may_expand_the_schema_under_servers_that_run() {
     // The release after that may do without them: then they must not start.
     run(&database, "UPDATE compatibility SET oldest_schema = 9999");
     let home = tempfile::tempdir().unwrap();
-    let exit = run_to_exit(
-        &[
-            "serve",
-            "--server-bind",
-            "127.0.0.1",
-            "--server-port",
-            "0",
-            "--observability-metrics-port",
-            "0",
-            "--storage-type",
-            "postgres",
-            "--storage-postgres-url",
-            &database.url(),
-        ],
-        &[],
-        home.path(),
-    );
+    let args = serve_postgres_args(&database.url());
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let exit = run_to_exit(&args, &[], home.path());
     let is_told = exit.stderr.contains("is used by a newer resonate")
         && exit.stderr.contains("schema version 9999, this one knows");
     assert!(exit.code == Some(1) && is_told, "{exit:?}");

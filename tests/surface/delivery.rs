@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use crate::harness::http::DEADLINE;
 use crate::harness::process::Signal;
 use crate::harness::record::{create, fence, fulfill, settled, timed_out};
-use crate::harness::server::{Server, forgets_on_restart, shared, unique, wall_clock_ms};
+use crate::harness::server::{Server, shared, unique, wall_clock_ms};
 use crate::harness::sse::Stream;
+use crate::harness::store::forgets_on_restart;
 
 fn to(address: &str) -> Value {
     json!({"resonate:target": address})

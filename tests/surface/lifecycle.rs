@@ -7,8 +7,9 @@ use serde_json::json;
 use crate::harness::client::{Response, VERSION};
 use crate::harness::http::Connection;
 use crate::harness::process::Signal;
-use crate::harness::server::{Exit, Server, Storage, forgets_on_restart, run_to_exit, serve_args};
+use crate::harness::server::{Exit, Server, Storage, run_to_exit, serve_args};
 use crate::harness::sse::Stream;
+use crate::harness::store::forgets_on_restart;
 
 fn serve(extra: &[&str], env: &[(&str, &str)], home: &Path) -> Exit {
     let args = serve_args(":memory:");

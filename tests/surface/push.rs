@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use crate::harness::process::Signal;
 use crate::harness::record::timed_out;
-use crate::harness::server::{Server, forgets_on_restart, shared, unique};
+use crate::harness::server::{Server, shared, unique};
 use crate::harness::sink::{Answer, Sink};
+use crate::harness::store::forgets_on_restart;
 
 fn to(address: &str) -> Value {
     json!({"resonate:target": address})

@@ -55,15 +55,17 @@ impl Outbox {
             Route::To(node) => cluster.offer(node, Parcel::of(message)),
             Route::Nobody => cluster.wake(address.and_then(|address| address.queue())),
             Route::Here => {
-                let is_taken = self.send(message, Source::Dispatch, bodies);
-                let queue = address.and_then(|address| address.queue());
-                if let Some(queue) = queue.filter(|_| !is_taken) {
-                    // Everybody here is busy.
-                    match cluster.listener(&queue) {
-                        Some(node) => cluster.offer(node, Parcel::of(message)),
-                        None if *queue == *address::PUSH_QUEUE => cluster.wake([queue]),
-                        None => {}
-                    }
+                if self.send(message, Source::Dispatch, bodies) {
+                    return;
+                }
+                // Everybody here is busy.
+                let Some(queue) = address.and_then(|address| address.queue()) else {
+                    return;
+                };
+                match cluster.listener(&queue) {
+                    Some(node) => cluster.offer(node, Parcel::of(message)),
+                    None if *queue == *address::PUSH_QUEUE => cluster.wake([queue]),
+                    None => {}
                 }
             }
         }

@@ -25,7 +25,7 @@ use crate::machine::object::Object;
 use crate::protocol::record::{Id, Millis, Promise, Schedule, Tags};
 
 use super::columns;
-use super::rows::json;
+use super::rows::{self, json, limit};
 use super::{
     Changes, Deadline, Dump, Error, Loaded, Need, PromisePage, QueueCursor, Queues, Result,
     SchedulePage, Store, TaskPage, Transaction, Waiting,
@@ -47,9 +47,9 @@ mod sql;
 /// How many batches are under way at once; half of the connections at most.
 const WRITERS_MAX: usize = 4;
 
-/// How many tags, and bytes of them, a statement looks for.
-const WANTED_TAGS_MAX: usize = 16;
-const WANTED_BYTES_MAX: usize = 4096;
+/// How long a text may be that something is found by: an index entry holds two of them, and 2704 bytes
+/// at most.
+const KEY_BYTES_MAX: usize = 1000;
 
 /// How long a statement may take, a little longer than the database lets it.
 const STATEMENT_MAX: Duration = Duration::from_secs(11);
@@ -181,19 +181,8 @@ fn texts<'a>(ids: impl IntoIterator<Item = &'a Id>) -> Vec<String> {
 
 /// The argument of a tag filter: members as they stand in the column.
 fn wanted(tags: &Tags) -> Vec<String> {
-    let mut bytes = 0;
-    tags.iter()
-        .take(WANTED_TAGS_MAX)
-        .take_while(|(name, value)| {
-            bytes += name.len() + value.len();
-            bytes <= WANTED_BYTES_MAX
-        })
-        .map(|(name, value)| format!("{}:{}", json(name), json(value)))
-        .collect()
-}
-
-fn limit(rows: usize) -> i64 {
-    i64::try_from(rows).unwrap_or(i64::MAX)
+    let member = |(name, value)| format!("{}:{}", json(name), json(value));
+    rows::wanted(tags).map(member).collect()
 }
 
 struct PostgresTransaction<'a> {
@@ -272,6 +261,10 @@ impl Transaction for PostgresTransaction<'_> {
 impl Store for PostgresStore {
     fn lanes(&self) -> usize {
         self.writers_max
+    }
+
+    fn key_bytes_max(&self) -> Option<usize> {
+        Some(KEY_BYTES_MAX)
     }
 
     fn bus(&self) -> Option<Arc<dyn Bus>> {

@@ -33,7 +33,7 @@ use crate::machine::object::Object;
 use crate::protocol::record::{Id, Millis, Promise, Schedule, Tags};
 
 use super::columns;
-use super::rows::json;
+use super::rows::{self, json, limit};
 use super::{
     Changes, Deadline, Dump, Loaded, Need, PromisePage, QueueCursor, Queues, Result, SchedulePage,
     Store, TaskPage, Transaction, Waiting,
@@ -57,11 +57,6 @@ const READERS_MAX: u32 = 4;
 /// How many searches run at once. A statement that finds nothing runs to its end, whether anybody
 /// still waits for it or not.
 const SEARCHERS_MAX: u32 = 2;
-
-/// How many tags, and bytes of them, a statement looks for: each costs a walk through the tags of
-/// every row.
-const WANTED_TAGS_MAX: usize = 16;
-const WANTED_BYTES_MAX: usize = 4096;
 
 /// How long a read waits for one of the connections.
 const READER_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -140,20 +135,8 @@ fn ids<'a>(ids: impl IntoIterator<Item = &'a Id>) -> String {
 
 /// The argument of a tag filter; none matches all rows.
 fn wanted(tags: &Tags) -> Option<String> {
-    let mut bytes = 0;
-    let few: BTreeMap<&str, &str> = tags
-        .iter()
-        .take(WANTED_TAGS_MAX)
-        .take_while(|(name, value)| {
-            bytes += name.len() + value.len();
-            bytes <= WANTED_BYTES_MAX
-        })
-        .collect();
+    let few: BTreeMap<&str, &str> = rows::wanted(tags).collect();
     (!few.is_empty()).then(|| json(&few))
-}
-
-fn limit(rows: usize) -> i64 {
-    i64::try_from(rows).unwrap_or(i64::MAX)
 }
 
 struct SqliteTransaction<'a> {
