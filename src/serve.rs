@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   start: bind ─> store ─> engine ─> transports ─> drivers ─> accept
-//!   stop:  streams end ─> requests finish ─> drivers stop ─> pushes finish ─> books close ─> lanes drain ─> store closes
+//!   stop:  streams end ─> requests finish ─> drivers stop ─> pushes finish, scripts end ─> books close ─> lanes drain ─> store closes
 //! ```
 
 use std::future::Future;
@@ -20,6 +20,7 @@ use crate::cluster::Cluster;
 use crate::config::{Backend, Config, PostgresUrl, Synchronous};
 use crate::driver::Drivers;
 use crate::driver::outbox::{self, Outbox, Transports};
+use crate::driver::scripts::{self, Scripts};
 use crate::driver::timers::{self, Timers};
 use crate::engine::clock::Clock;
 use crate::engine::{Engine, Options};
@@ -31,6 +32,8 @@ use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::{Durability, SqliteStore};
+use crate::transport::bash_exec::script::{self, WorkingDir};
+use crate::transport::bash_exec::{BashExec, environment};
 use crate::transport::http_push::{self, HttpPush};
 use crate::transport::poll::{self, Hub};
 
@@ -68,13 +71,13 @@ pub async fn run(
     let repair_interval = config.messages.poll_interval.as_duration();
     let cluster = store.bus().map(|bus| Cluster::new(bus, repair_interval));
     let outbox = outbox(&config, address.port(), cluster.clone());
-    let transports = transports(&config, &outbox)?;
+    let (transports, scripts) = transports(&config, &outbox)?;
     let (hub, push) = (transports.poll.clone(), transports.http_push.clone());
     outbox.connect(transports);
     let timers = Timers::new(timers::Settings {
         sweep_interval: config.timeouts.poll_interval.as_duration(),
     });
-    let drivers = Drivers::new(timers, outbox, clock.clone());
+    let drivers = Drivers::new(timers, outbox, scripts, clock.clone());
     let engine = Engine::start(Options {
         store,
         clock,
@@ -101,7 +104,12 @@ pub async fn run(
     if let Some(cluster) = cluster {
         cluster.leave().await;
     }
-    push.close(grace.min(Duration::from_secs(1))).await;
+    let scripts_end = async {
+        if let Some(scripts) = &drivers.scripts {
+            scripts.close(grace).await;
+        }
+    };
+    tokio::join!(push.close(grace.min(Duration::from_secs(1))), scripts_end);
     drivers.outbox.book_rest(&engine).await;
     if tokio::time::timeout(grace, engine.stop()).await.is_err() {
         tracing::warn!("the storage did not close within server.shutdown_timeout");
@@ -238,7 +246,10 @@ fn app(config: &Config, engine: Arc<Engine>, hub: Hub) -> Arc<App> {
     })
 }
 
-fn transports(config: &Config, outbox: &Arc<Outbox>) -> anyhow::Result<Transports> {
+fn transports(
+    config: &Config,
+    outbox: &Arc<Outbox>,
+) -> anyhow::Result<(Transports, Option<Arc<Scripts>>)> {
     let observer = Arc::new(outbox::Observer(Arc::downgrade(outbox)));
     let poll = &config.transports.http_poll;
     let push = &config.transports.http_push;
@@ -259,10 +270,32 @@ fn transports(config: &Config, outbox: &Arc<Outbox>) -> anyhow::Result<Transport
             connect_timeout: push.connect_timeout.as_duration(),
             request_timeout: push.request_timeout.as_duration(),
         },
-        observer,
+        observer.clone(),
     )
     .context("cannot set up the push transport")?;
-    Ok(Transports { http_push, poll })
+    let (bash_exec, scripts) = bash_exec(config, observer).unzip();
+    let transports = Transports {
+        http_push,
+        poll,
+        bash_exec,
+    };
+    Ok((transports, scripts))
+}
+
+/// The transport that takes scripts on and the worker that runs them, if they are enabled.
+fn bash_exec(config: &Config, observer: Arc<outbox::Observer>) -> Option<(BashExec, Arc<Scripts>)> {
+    let bash = Some(&config.transports.bash_exec).filter(|bash| bash.enabled)?;
+    let (transport, orders) = BashExec::new(bash.concurrency, observer);
+    let settings = scripts::Settings {
+        lease_ms: config.tasks.lease_timeout.as_i64(),
+        script: script::Settings {
+            root: bash.root_dir.as_ref().map(Into::into),
+            working_dir: WorkingDir::of(&bash.working_dir),
+            environment: environment::inherited(std::env::vars_os()),
+        },
+    };
+    let scripts = Scripts::new(settings, transport.clone(), orders);
+    Some((transport, scripts))
 }
 
 fn log_start(config: &Config, address: std::net::SocketAddr) {
@@ -273,9 +306,10 @@ fn log_start(config: &Config, address: std::net::SocketAddr) {
     };
     let poll = config.transports.http_poll.enabled;
     let http_push = config.transports.http_push.enabled;
+    let bash_exec = config.transports.bash_exec.enabled;
     if storage == "memory" {
         tracing::warn!("storage is in memory: everything is lost when the server stops");
     }
     let is_debug = config.debug;
-    tracing::info!(addr = %address, storage, auth = false, poll, http_push, is_debug, "listening");
+    tracing::info!(addr = %address, storage, auth = false, poll, http_push, bash_exec, is_debug, "listening");
 }

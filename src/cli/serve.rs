@@ -144,6 +144,18 @@ struct TransportFlags {
     /// Interval of the keep-alive comments on a silent stream, in milliseconds
     #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     transports_http_poll_keep_alive: Option<i64>,
+    /// Run scripts for tasks with bash:// addresses, as the user of the server
+    #[arg(long, value_name = "BOOL")]
+    transports_bash_exec_enabled: Option<bool>,
+    /// Scripts running at once
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    transports_bash_exec_concurrency: Option<i64>,
+    /// Directory of the scripts that bash:///<path> names
+    #[arg(long, value_name = "PATH")]
+    transports_bash_exec_root_dir: Option<String>,
+    /// Where these run: `<root>`, `<script>` (where the script is) or a path
+    #[arg(long, value_name = "PATH")]
+    transports_bash_exec_working_dir: Option<String>,
 }
 
 #[derive(Args)]
@@ -263,6 +275,22 @@ impl TransportFlags {
         given.add(
             "transports.http_poll.keep_alive",
             self.transports_http_poll_keep_alive,
+        );
+        given.add(
+            "transports.bash_exec.enabled",
+            self.transports_bash_exec_enabled,
+        );
+        given.add(
+            "transports.bash_exec.concurrency",
+            self.transports_bash_exec_concurrency,
+        );
+        given.add(
+            "transports.bash_exec.root_dir",
+            self.transports_bash_exec_root_dir,
+        );
+        given.add(
+            "transports.bash_exec.working_dir",
+            self.transports_bash_exec_working_dir,
         );
     }
 }

@@ -40,7 +40,7 @@ pub use postgres::{Postgres, PostgresUrl};
 pub use server::{Cors, Server};
 pub use storage::{Backend, Sqlite, Storage, Synchronous};
 pub use tasks::{Messages, Tasks, Timeouts};
-pub use transports::{HttpPoll, HttpPush, Transports};
+pub use transports::{BashExec, HttpPoll, HttpPush, Transports};
 pub use value::Millis;
 
 /// The name of the configuration file, looked for in the working directory.

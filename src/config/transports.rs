@@ -11,6 +11,8 @@ pub struct Transports {
     pub http_push: HttpPush,
     /// Streams that workers hold open.
     pub http_poll: HttpPoll,
+    /// Scripts that the server runs itself.
+    pub bash_exec: BashExec,
 }
 
 /// POST to a worker's URL.
@@ -67,6 +69,33 @@ impl Default for HttpPoll {
             buffer_size: 100,
             stream_lifetime: Millis::new(240_000),
             keep_alive: Millis::new(15_000),
+        }
+    }
+}
+
+/// Scripts that the server runs itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BashExec {
+    /// Whether it is on.
+    pub enabled: bool,
+    /// Scripts running at once.
+    #[serde(deserialize_with = "value::at_least_one")]
+    pub concurrency: usize,
+    /// Where named scripts are; without it there are none.
+    #[serde(deserialize_with = "value::directory")]
+    pub root_dir: Option<String>,
+    /// Where named scripts run: `<root>`, `<script>` or a path.
+    #[serde(deserialize_with = "value::not_empty")]
+    pub working_dir: String,
+}
+
+impl Default for BashExec {
+    fn default() -> Self {
+        BashExec {
+            enabled: false,
+            concurrency: 16,
+            root_dir: None,
+            working_dir: "<root>".to_owned(),
         }
     }
 }

@@ -32,9 +32,6 @@ const TABLE: &[(&str, Harmless)] = {
         ("transports.gcps.project", Unset),
         ("transports.gcps.concurrency", Int(256)),
         ("transports.gcps.timeout", Int(10_000)),
-        ("transports.bash_exec.enabled", Bool(false)),
-        ("transports.bash_exec.root_dir", Unset),
-        ("transports.bash_exec.working_dir", Str("<root>")),
         ("observability.otlp_endpoint", Str("localhost:4317")),
         ("legacy.rest", Bool(false)),
     ]

@@ -84,11 +84,12 @@ impl Setup {
         outbox.connect(Transports {
             http_push: HttpPush::new(push, observer).unwrap(),
             poll: hub.clone(),
+            bash_exec: None,
         });
         let timers = Timers::new(timers::Settings {
             sweep_interval: self.sweep_interval,
         });
-        let drivers = Drivers::new(timers, outbox, clock.clone());
+        let drivers = Drivers::new(timers, outbox, None, clock.clone());
         let engine = Engine::start(Options {
             store: store.clone(),
             clock,

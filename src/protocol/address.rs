@@ -94,7 +94,7 @@ impl Address {
     }
 
     /// The queue that messages to this address wait in while nobody can receive them: no stream is
-    /// open, or the push transport is busy. None where a message never waits.
+    /// open, or the transport is busy or disabled. None where a message never waits.
     pub fn queue(&self) -> Option<Id> {
         match self {
             Address::Poll(poll) => Some(match (poll.cast, &poll.id) {
@@ -102,7 +102,8 @@ impl Address {
                 _ => anycast_queue(&poll.group),
             }),
             Address::Http { .. } => Some(push_queue()),
-            Address::Gcps { .. } | Address::Bash(_) => None,
+            Address::Bash(_) => Some(bash_queue()),
+            Address::Gcps { .. } => None,
         }
     }
 }
@@ -113,6 +114,15 @@ pub const PUSH_QUEUE: &str = "push";
 /// [`PUSH_QUEUE`], shared.
 pub fn push_queue() -> Id {
     static QUEUE: LazyLock<Id> = LazyLock::new(|| PUSH_QUEUE.into());
+    QUEUE.clone()
+}
+
+/// The one queue of all scripts that a server runs.
+pub const BASH_QUEUE: &str = "bash";
+
+/// [`BASH_QUEUE`], shared.
+pub fn bash_queue() -> Id {
+    static QUEUE: LazyLock<Id> = LazyLock::new(|| BASH_QUEUE.into());
     QUEUE.clone()
 }
 
@@ -308,6 +318,7 @@ mod tests {
     fn spellings_of_one_group_share_a_queue_and_match_raw_or_decoded() {
         assert_eq!(queue_of("poll://any@g%20x"), queue_of("poll://any@g x/pid"));
         assert_eq!(queue_of("http://h").as_deref(), Some(PUSH_QUEUE));
+        assert_eq!(queue_of("bash:///a.sh").as_deref(), Some(BASH_QUEUE));
         assert_eq!(queue_of("gcps://p/t"), None);
         assert!(spellings("g%20x").eq(["g%20x", "g x"]) && spellings("100%").eq(["100%"]));
         assert!(spellings("g x").eq(["g x"]));

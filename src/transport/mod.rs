@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::protocol::address::Address;
 
+pub mod bash_exec;
 pub mod http_push;
 pub mod poll;
 

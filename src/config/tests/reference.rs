@@ -59,6 +59,7 @@ fn with_every_key_set_it_still_gives_the_defaults() {
     config.server.url = None;
     // There is no default database, so the reference can only show one.
     assert!(config.storage.postgres.url.take().is_some());
+    assert!(config.transports.bash_exec.root_dir.take().is_some());
     assert_eq!(config, Config::default());
 }
 

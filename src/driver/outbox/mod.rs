@@ -28,6 +28,7 @@ use crate::protocol::message;
 use crate::protocol::record::{Id, Millis, Promise};
 use crate::store::Changes;
 use crate::telemetry::metrics::METRICS;
+use crate::transport::bash_exec::BashExec;
 use crate::transport::http_push::HttpPush;
 use crate::transport::poll::{self, Hub};
 use crate::transport::{Outcome, Outgoing, Receipt, Transport};
@@ -52,6 +53,8 @@ pub struct Transports {
     pub http_push: HttpPush,
     /// `poll://`.
     pub poll: Hub,
+    /// `bash://`, unless disabled.
+    pub bash_exec: Option<BashExec>,
 }
 
 impl Transports {
@@ -59,7 +62,8 @@ impl Transports {
         match address {
             Address::Http { .. } => Some(&self.http_push),
             Address::Poll(_) => Some(&self.poll),
-            Address::Gcps { .. } | Address::Bash(_) => None,
+            Address::Bash(_) => self.bash_exec.as_ref().map(|bash| bash as &dyn Transport),
+            Address::Gcps { .. } => None,
         }
     }
 }
@@ -140,27 +144,44 @@ impl Outbox {
 
     /// Queues that somebody listens to.
     pub fn listened_queues(&self) -> Arc<[Id]> {
-        let Some(transports) = self.transports() else {
-            return Arc::from([]);
-        };
-        let polled = transports.poll.listened_queues();
+        let local = self.local_queues();
         if !self.settings.is_push_enabled {
-            return polled;
+            return local;
         }
-        polled
+        local
             .iter()
             .cloned()
             .chain([address::push_queue()])
             .collect()
     }
 
+    /// Those of them that not every server listens to: streams, and scripts where they are enabled.
+    fn local_queues(&self) -> Arc<[Id]> {
+        let Some(transports) = self.transports() else {
+            return Arc::from([]);
+        };
+        let polled = transports.poll.listened_queues();
+        if transports.bash_exec.is_none() {
+            return polled;
+        }
+        polled
+            .iter()
+            .cloned()
+            .chain([address::bash_queue()])
+            .collect()
+    }
+
     /// Whether somebody listens to the queue.
     pub fn is_listened(&self, queue: &str) -> bool {
-        let is_push = queue == address::PUSH_QUEUE && self.settings.is_push_enabled;
-        is_push
-            || self
+        match queue {
+            address::PUSH_QUEUE => self.settings.is_push_enabled,
+            address::BASH_QUEUE => self
                 .transports()
-                .is_some_and(|transports| transports.poll.is_listened(queue))
+                .is_some_and(|transports| transports.bash_exec.is_some()),
+            queue => self
+                .transports()
+                .is_some_and(|transports| transports.poll.is_listened(queue)),
+        }
     }
 
     /// Sends messages whose changes are committed, or holds them while paused.
@@ -448,6 +469,14 @@ impl crate::transport::http_push::Observer for Observer {
     fn room_push(&self) {
         if let Some(outbox) = self.0.upgrade() {
             outbox.pump_soon([address::push_queue()]);
+        }
+    }
+}
+
+impl crate::transport::bash_exec::Observer for Observer {
+    fn room_bash(&self) {
+        if let Some(outbox) = self.0.upgrade() {
+            outbox.pump_soon([address::bash_queue()]);
         }
     }
 }

@@ -49,6 +49,10 @@ impl Outbox {
         let address = Address::parse(address, &self.settings.address_rules);
         let route = match &address {
             Some(Address::Poll(poll)) => self.route(cluster, poll),
+            // Where no server runs scripts, this one says so.
+            Some(Address::Bash(_)) if !self.is_listened(address::BASH_QUEUE) => cluster
+                .listener(address::BASH_QUEUE)
+                .map_or(Route::Here, Route::To),
             _ => Route::Here,
         };
         match route {
@@ -114,10 +118,7 @@ pub struct Ear {
 #[async_trait]
 impl Inbox for Ear {
     fn listened(&self) -> Arc<[Id]> {
-        match self.outbox.transports() {
-            Some(transports) => transports.poll.listened_queues(),
-            None => Arc::from([]),
-        }
+        self.outbox.local_queues()
     }
 
     fn woken(&self, queues: &[Id]) {
