@@ -16,6 +16,7 @@ mod harness {
     pub mod process;
     pub mod proxy;
     pub mod record;
+    pub mod scripts;
     pub mod server;
     pub mod sink;
     pub mod snap;
@@ -59,6 +60,8 @@ mod storage {
 }
 
 mod surface {
+    mod bash;
+    mod bash_scripts;
     mod cors;
     mod delivery;
     mod http;

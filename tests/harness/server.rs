@@ -33,6 +33,7 @@ struct Home {
     folder: tempfile::TempDir,
     storage: Storage,
     nodes: usize,
+    env: Vec<(String, String)>,
 }
 
 /// Where a server keeps what it is told.
@@ -56,8 +57,18 @@ impl Server {
 
     /// Starts a server in real time, with more flags.
     pub fn with(extra: &[&str]) -> Server {
+        Server::with_env(extra, &[])
+    }
+
+    /// Starts a server in real time, with more flags and variables.
+    pub fn with_env(extra: &[&str], env: &[(&str, &str)]) -> Server {
         let nodes = if store() == Store::Cluster { 3 } else { 1 };
-        Server::launch(Arc::new(Home::new(nodes)), owned(extra))
+        let mut home = Home::new(nodes);
+        let pairs = env.iter();
+        home.env = pairs
+            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+            .collect();
+        Server::launch(Arc::new(home), owned(extra))
     }
 
     /// Starts a server whose time is the test's: loops paused, `now` given by every request.
@@ -120,6 +131,11 @@ impl Server {
         }
     }
 
+    /// The working directory of every node.
+    pub fn home(&self) -> &Path {
+        self.home.folder.path()
+    }
+
     pub fn storage(&self) -> &Storage {
         &self.home.storage
     }
@@ -152,6 +168,13 @@ impl Server {
         self.signal(signal);
         self.wait();
         self.restart_stopped()
+    }
+
+    /// Ends the server and starts another on the same store, with other flags.
+    pub fn restart_with(mut self, signal: Signal, extra: &[String]) -> Server {
+        self.signal(signal);
+        self.wait();
+        Server::launch(Arc::clone(&self.home), extra.to_vec())
     }
 
     /// Starts another server on the store of one that has ended, with the same flags.
@@ -239,6 +262,7 @@ impl Home {
             folder,
             storage,
             nodes,
+            env: Vec::new(),
         }
     }
 
@@ -250,7 +274,11 @@ impl Home {
         }
         let mut command = bare_command(self.folder.path());
         let (found, address) = mpsc::channel();
-        let process = Process::start(command.args(args).args(extra), move |line| {
+        command
+            .args(args)
+            .args(extra)
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
+        let process = Process::start(&mut command, move |line| {
             if let Some(addr) = listening_address(line) {
                 // The receiver is gone after the first such line.
                 let _ = found.send(addr);

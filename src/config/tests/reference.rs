@@ -109,6 +109,7 @@ fn every_number_has_its_range_and_what_was_added_says_so() {
         "server.max_in_flight_bytes",
         "storage.sqlite.synchronous",
         "messages.unblock_ttl",
+        "transports.bash_exec.concurrency",
         "transports.http_poll.stream_lifetime",
         "transports.http_poll.keep_alive",
     ] {
