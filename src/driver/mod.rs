@@ -66,7 +66,7 @@ impl Drivers {
         if let Some(scripts) = self.scripts.clone() {
             let engine = engine.clone();
             tasks.spawn(for_ever("scripts", async move || {
-                scripts.run(&engine).await
+                scripts.run(&engine).await;
             }));
         }
         let (outbox, engine) = (self.outbox.clone(), engine.clone());

@@ -174,8 +174,3 @@ fn what_finds_no_place_waits_in_the_store() {
         assert!(["1", "2"].contains(&running.trim()), "{running} at once");
     }
 }
-
-const FAKE_DOCKER: &str = r#"#!/bin/bash
-printf '%s\n' "$@" >> "$DOCKER_LOG"
-if [ "$1" = run ]; then exec bash -c "${@: -1}"; fi
-"#;

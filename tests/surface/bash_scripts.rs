@@ -290,10 +290,15 @@ fn what_a_script_prints_is_bounded() {
 }
 
 /// A `docker` that writes down its arguments and runs the script here.
+const FAKE_DOCKER: &str = r#"#!/bin/bash
+printf '%s\n' "$@" >> "$DOCKER_LOG"
+if [ "$1" = run ]; then exec bash -c "${@: -1}"; fi
+"#;
+
 fn with_docker(bin: &Path, extra: &[&str]) -> Server {
     let docker = bin.join("docker");
     write(&docker, FAKE_DOCKER);
-    fs::set_permissions(&docker, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&docker, fs::Permissions::from_mode(0o755)).expect("it may be run");
     let path = std::env::var("PATH").unwrap_or_default();
     let path = format!("{}:{path}", bin.display());
     let log = bin.join("log").display().to_string();
