@@ -15,11 +15,12 @@ use crate::harness::scripts::{
 use crate::harness::server::{Server, forgets_on_restart, unique, wall_clock_ms};
 use crate::harness::sse::Stream;
 
-/// Leaves its process id and waits to be let go.
-const WAITS: &str = "echo $$ >> pids; while [ ! -e go ]; do sleep 0.02; done; echo done";
-/// Leaves the ids of itself and of a child, and says when it is told to end.
+/// Leaves its process id and waits to be let go, at most until the test is over.
+const WAITS: &str =
+    "echo $$ >> pids; while [ -e pids ] && [ ! -e go ]; do sleep 0.02; done; echo done";
+/// Leaves the ids of itself and of a child, and says when it is told to end. Ends with the test, too.
 const TRAPS: &str = "trap 'echo stopped >> stopped; exit 0' TERM; sleep 1000 & \
-                     printf '%s\\n' $! $$ > pids; while :; do sleep 0.02; done";
+                     printf '%s\\n' $! $$ > pids; while [ -e pids ]; do sleep 0.02; done; kill $!";
 
 #[test]
 fn disabled_it_runs_nothing_and_says_so_once() {
