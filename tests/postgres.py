@@ -138,6 +138,8 @@ class Cluster:
     def _create(self):
         certificate = ["-keyout", self.home / "server.key", "-out", self.certificate]
         names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+        # rustls takes no authority for a server.
+        names += ["-addext", "basicConstraints=critical,CA:FALSE"]
         run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names, *certificate])
         (self.home / "server.key").chmod(0o600)
         if self.account:
