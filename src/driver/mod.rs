@@ -1,5 +1,5 @@
-//! Background work: timers, the outbox, and the worker that runs scripts. Woken by commits, by the nearest deadline and by streams
-//! that open; polling only repairs what a crash lost.
+//! Background work: timers, the outbox, and the worker that runs scripts. Woken by commits, by the
+//! nearest deadline and by streams that open; polling only repairs what a crash lost.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

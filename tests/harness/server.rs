@@ -287,6 +287,7 @@ impl Home {
             folder,
             storage,
             nodes: 1,
+            env: Vec::new(),
         }
     }
 
