@@ -120,6 +120,12 @@ impl Timers {
     /// Takes the steps that are due, up to a bound. Returns whether there may be more.
     async fn fire_due(&self, engine: &Engine, now: Millis) -> Result<bool, Error> {
         let due = self.lock().take_due(now, STEPS_MAX);
+        if engine.is_paused() {
+            let mut deadlines = self.lock();
+            due.into_iter()
+                .for_each(|deadline| deadlines.hold(deadline));
+            return Ok(false);
+        }
         if due.is_empty() {
             return Ok(false);
         }

@@ -1,10 +1,13 @@
 //! What the URL of a PostgreSQL database says of the connection: role, password, TLS.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
 use crate::harness::database::Database;
+use crate::harness::http::DEADLINE;
 use crate::harness::record;
 use crate::harness::server::{Exit, Server, run_to_exit};
 
@@ -43,18 +46,25 @@ async fn a_role_with_a_password_is_served_over_tls_that_is_verified() {
         record::create("p", i64::MAX, json!({"resonate:target": "poll://any@g"})),
     );
     let mut connection = PgConnection::connect(&database.url()).await.unwrap();
-    let connections: Vec<(String, bool)> = sqlx::query_as(
-        "SELECT a.application_name, s.ssl FROM pg_stat_activity AS a JOIN pg_stat_ssl AS s USING (pid)
-         WHERE a.usename = 'locked' AND a.datname = current_database()",
-    )
-    .fetch_all(&mut connection)
-    .await
-    .unwrap();
-    let names: Vec<&str> = connections.iter().map(|(name, _)| &**name).collect();
-    assert!(
-        names.contains(&"resonate") && names.contains(&"resonate-listen"),
-        "{names:?}"
-    );
+    let deadline = Instant::now() + DEADLINE;
+    let connections = loop {
+        let connections: Vec<(String, bool)> = sqlx::query_as(
+            "SELECT a.application_name, s.ssl
+             FROM pg_stat_activity AS a JOIN pg_stat_ssl AS s USING (pid)
+             WHERE a.usename = 'locked' AND a.datname = current_database()",
+        )
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+        let has_all = ["resonate", "resonate-listen"]
+            .iter()
+            .all(|wanted| connections.iter().any(|(name, _)| name == wanted));
+        if has_all {
+            break connections;
+        }
+        assert!(Instant::now() < deadline, "{connections:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
     assert!(connections.iter().all(|(_, is_encrypted)| *is_encrypted));
     assert!(!server.log().contains(PASSWORD), "{}", server.log());
 }

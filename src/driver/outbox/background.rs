@@ -125,6 +125,10 @@ impl Outbox {
             .store()
             .stale_unblocks(before, self.settings.sweep_max)
             .await?;
+        if engine.is_paused() {
+            // What was stored since then has times of its own.
+            return Ok(0);
+        }
         let count = stale.len();
         if count > 0 {
             METRICS.deliveries("dropped", u64::try_from(count).unwrap_or(u64::MAX));
@@ -184,6 +188,10 @@ impl Outbox {
     ) -> Result<Option<QueueCursor>, Error> {
         let now = engine.clock().now();
         let page = engine.store().waiting(queue, now, after, PUMP_PAGE).await?;
+        if engine.is_paused() {
+            // Once it goes on, everything is pumped anew.
+            return Ok(None);
+        }
         let is_last = page.len() < PUMP_PAGE;
         let next = page.last().map(cursor_of);
         // Overdue retries become steps, so that the next retry is armed again.
