@@ -3,7 +3,7 @@
 use super::*;
 
 /// The settings that must be at least 1.
-const AT_LEAST_ONE: [&str; 20] = [
+const AT_LEAST_ONE: [&str; 22] = [
     "messages.batch_size",
     "messages.poll_interval",
     "messages.unblock_ttl",
@@ -15,6 +15,8 @@ const AT_LEAST_ONE: [&str; 20] = [
     "tasks.lease_timeout",
     "tasks.retry_timeout",
     "timeouts.poll_interval",
+    "transports.gcps.concurrency",
+    "transports.gcps.timeout",
     "transports.http_poll.buffer_size",
     "transports.http_poll.keep_alive",
     "transports.http_poll.max_connections",
@@ -41,7 +43,7 @@ fn every_integer_is_in_the_table_of_this_test() {
 
 #[test]
 fn integers_that_must_be_at_least_one_say_so_whatever_their_source() {
-    for key in &AT_LEAST_ONE[..18] {
+    for key in &AT_LEAST_ONE[..20] {
         let flag = keys::flag(key);
         for n in [0_i64, -5] {
             let sentence = format!("{key} must be at least 1 (got {n})");

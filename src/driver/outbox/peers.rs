@@ -61,7 +61,7 @@ impl Outbox {
                     // Everybody here is busy.
                     match cluster.listener(&queue) {
                         Some(node) => cluster.offer(node, Parcel::of(message)),
-                        None if *queue == *address::PUSH_QUEUE => cluster.wake([queue]),
+                        None if address::is_served_anywhere(&queue) => cluster.wake([queue]),
                         None => {}
                     }
                 }
