@@ -11,6 +11,7 @@
 mod harness {
     pub mod client;
     pub mod database;
+    pub mod google;
     pub mod http;
     pub mod postgres;
     pub mod process;
@@ -61,10 +62,12 @@ mod storage {
 mod surface {
     mod cors;
     mod delivery;
+    mod gcps;
     mod http;
     mod lifecycle;
-    mod metrics;
+    pub mod metrics;
     mod push;
+    mod push_auth;
     mod sse;
 }
 

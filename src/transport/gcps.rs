@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 use super::health::Health;
 use super::slots::{Deliver, Slots};
-use super::{Outcome, Outgoing, Transport, install_tls_provider};
+use super::{Outcome, Outgoing, Transport, google, install_tls_provider};
 use crate::protocol::address::Address;
 
 /// Topics whose publishers are kept; beyond it the one used least recently is closed.
@@ -208,7 +208,7 @@ impl Publishing {
         let headers = client.credentials.headers(Default::default()).await;
         if let Err(error) = headers {
             self.retire(Some(&client)).await;
-            return Err(error.to_string());
+            return Err(google::reason(&error));
         }
         Ok(client)
     }
@@ -229,13 +229,13 @@ impl Publishing {
             }
             None => DefaultCredentials::default()
                 .build()
-                .map_err(|error| error.to_string())?,
+                .map_err(|error| google::reason(&error))?,
         };
         let base = builder
             .with_credentials(credentials.clone())
             .build()
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| google::reason(&error))?;
         Ok(Client {
             base,
             credentials,

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::protocol::address::Address;
 
 pub mod gcps;
+mod google;
 mod health;
 pub mod http_push;
 pub mod poll;

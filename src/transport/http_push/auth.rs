@@ -5,7 +5,6 @@
 //! sent again. Must never log a token, nor more of an audience than its origin.
 
 use std::collections::HashMap;
-use std::error::Error;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +15,7 @@ use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use tokio::time::Instant;
 use url::Url;
 
+use crate::transport::google::reason;
 use crate::transport::health::Health;
 
 /// Audiences whose tokens are kept; beyond it the one used least recently is forgotten.
@@ -260,24 +260,6 @@ fn audience_of(address: &str, url: &Url) -> String {
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.into()
-}
-
-/// What went wrong, in the words that quote no answer: an answer may hold anything.
-fn reason(error: &(dyn Error + 'static)) -> String {
-    let mut reason = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        if let Some(error) = inner.downcast_ref::<google_cloud_gax::error::Error>()
-            && let Some(status) = error.http_status_code()
-        {
-            return format!("{reason} (status {status})");
-        }
-        if let Some(error) = inner.downcast_ref::<std::io::Error>() {
-            reason = format!("{reason} ({})", error.kind());
-        }
-        cause = inner.source();
-    }
-    reason
 }
 
 #[cfg(test)]
