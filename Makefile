@@ -1,8 +1,8 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check model crash postgres cluster sdk-long bench bench-postgres
+.PHONY: help run test check model crash chaos database-restarts postgres cluster sdk-long bench bench-postgres
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' Makefile
 
 run: ## Start the server
 	cargo run --release -- serve
@@ -18,6 +18,14 @@ model: ## A million steps of random histories through the machine
 
 crash: ## Fifty rounds of kill -9 under load
 	RESONATE_CRASH_ROUNDS=50 cargo test --locked --test main crash:: -- --nocapture
+
+chaos: ## Three nodes killed at random for ten minutes
+	RESONATE_CHAOS_SECONDS=600 python3 tests/postgres.py run -- \
+		cargo test --locked --test main cluster::chaos:: -- --nocapture
+
+database-restarts: ## Twenty crashes of PostgreSQL under load
+	RESONATE_DATABASE_RESTARTS=20 python3 tests/postgres.py run -- \
+		cargo test --locked --test main cluster::database:: -- --nocapture
 
 postgres: ## The tests of the wire and all SDKs, on PostgreSQL
 cluster: ## The same, on three nodes behind HAProxy

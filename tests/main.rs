@@ -1,6 +1,7 @@
 //! All integration tests, in one binary: that keeps link time flat.
 //!
 //! - `protocol`, `surface`, `storage`: the real server, spoken to over HTTP as workers and clients do.
+//! - `cluster`: several real servers on one database, which die, and whose database dies.
 //! - `model`: random histories through the state machine and the stores, against an oracle.
 //! - `tidy`: house rules about the sources.
 //!
@@ -21,6 +22,18 @@ mod harness {
     pub mod sink;
     pub mod snap;
     pub mod sse;
+}
+
+mod cluster {
+    mod chaos;
+    mod client;
+    mod database;
+    mod entry;
+    mod ledger;
+    mod messages;
+    mod relay;
+    mod stored;
+    mod worker;
 }
 
 mod model;
@@ -55,8 +68,11 @@ mod protocol {
 }
 
 mod storage {
+    mod content;
     mod crash;
     mod database;
+    mod schema;
+    pub mod workflow;
 }
 
 mod surface {
@@ -84,6 +100,7 @@ fn no_file_is_forgotten() {
     };
     for (folder, listed) in [
         ("harness", block("harness")),
+        ("cluster", block("cluster")),
         ("protocol", block("protocol")),
         ("storage", block("storage")),
         ("surface", block("surface")),

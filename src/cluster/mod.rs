@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::engine::clock::Clock;
-use crate::protocol::record::Id;
+use crate::protocol::record::{Id, Millis};
 use crate::store::bus::Bus;
 use crate::store::{DeadlineKey, Store};
 
@@ -155,8 +155,8 @@ impl Cluster {
     /// Talks and listens until the task is dropped.
     pub async fn run(&self, inbox: &dyn Inbox, store: &dyn Store, clock: &Clock) {
         tokio::join!(
-            self.hear(inbox),
-            self.speak(),
+            self.hear(inbox, clock),
+            self.speak(clock),
             self.say_what_is_listened_to(inbox),
             self.say_here(inbox),
             follow_clock(store, clock),
@@ -171,7 +171,7 @@ impl Cluster {
         let _ = timeout_at(deadline, self.bus.publish(&note::texts([gone]))).await;
     }
 
-    async fn hear(&self, inbox: &dyn Inbox) {
+    async fn hear(&self, inbox: &dyn Inbox, clock: &Clock) {
         let mut is_deaf = false;
         loop {
             match self.bus.subscribe().await {
@@ -187,7 +187,7 @@ impl Cluster {
                         let silence = Instant::now() + SILENCE_MAX;
                         let heard = timeout_at(silence, subscription.next()).await;
                         match heard {
-                            Ok(Ok(text)) => self.take_in(&text, inbox).await,
+                            Ok(Ok(text)) => self.take_in(&text, inbox, clock).await,
                             Ok(Err(error)) => {
                                 tracing::warn!(%error, "lost touch with the other servers");
                                 break;
@@ -215,7 +215,7 @@ impl Cluster {
         }
     }
 
-    async fn take_in(&self, text: &str, inbox: &dyn Inbox) {
+    async fn take_in(&self, text: &str, inbox: &dyn Inbox, clock: &Clock) {
         let note: Note = match serde_json::from_str(text) {
             Ok(note) => note,
             Err(error) => {
@@ -235,7 +235,9 @@ impl Cluster {
             } if node != self.me => self.note_listening(node, edition, part, parts, queues),
             Note::Again { node } if node == self.me => self.announce(),
             Note::Gone { node } if self.forget(node) => inbox.woken(&inbox.listened()),
-            Note::Wake { node, queues } if node != self.me => {
+            Note::Wake { node, queues, at } if node != self.me => {
+                // Else what was stored a moment ago would not be due here yet.
+                clock.catch_up(at);
                 if queues.is_empty() {
                     inbox.woken(&inbox.listened());
                 } else {
@@ -275,7 +277,7 @@ impl Cluster {
         }
     }
 
-    async fn speak(&self) {
+    async fn speak(&self, clock: &Clock) {
         let mut next_wake = Instant::now();
         loop {
             let next = {
@@ -301,7 +303,7 @@ impl Cluster {
                 }
                 Some(_) => {}
             }
-            let (notes, parcels) = self.take_unsent(Instant::now() >= next_wake);
+            let (notes, parcels) = self.take_unsent(Instant::now() >= next_wake, clock.now());
             if notes.iter().any(|note| matches!(note, Note::Wake { .. })) {
                 next_wake = Instant::now() + WAKE_PAUSE;
             }
@@ -317,7 +319,7 @@ impl Cluster {
         }
     }
 
-    fn take_unsent(&self, with_wakes: bool) -> (Vec<Note>, Vec<(NodeId, Parcel)>) {
+    fn take_unsent(&self, with_wakes: bool, at: Millis) -> (Vec<Note>, Vec<(NodeId, Parcel)>) {
         let mut state = self.lock();
         let mut notes: Vec<Note> = state.notes.drain(..).collect();
         if with_wakes && !state.wakes.is_empty() {
@@ -331,6 +333,7 @@ impl Cluster {
             notes.push(Note::Wake {
                 node: self.me,
                 queues,
+                at,
             });
         }
         (notes, state.parcels.drain(..).collect())

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::workspace::Message;
 use crate::protocol::address::queue_of;
-use crate::protocol::record::Id;
+use crate::protocol::record::{Id, Millis};
 use crate::store::bus::TEXT_BYTES_MAX;
 
 /// Names a node for as long as its process lives.
@@ -89,7 +89,12 @@ pub(super) enum Note {
     /// A node stops.
     Gone { node: NodeId },
     /// Something waits in these queues, and the node knows nobody who listens; none named means any.
-    Wake { node: NodeId, queues: Vec<Id> },
+    Wake {
+        node: NodeId,
+        queues: Vec<Id>,
+        /// By this node's clock; what waits may have been stored at this very instant.
+        at: Millis,
+    },
     /// Messages for streams of a node.
     Offer { to: NodeId, parcels: Vec<Parcel> },
 }
@@ -102,9 +107,9 @@ pub(super) fn texts(notes: impl IntoIterator<Item = Note>) -> Vec<String> {
     let mut texts = Vec::new();
     for note in notes {
         match note {
-            Note::Wake { node, queues } if !queues.is_empty() => {
+            Note::Wake { node, queues, at } if !queues.is_empty() => {
                 let parts = split(queues).into_iter();
-                texts.extend(parts.map(|queues| text(&Note::Wake { node, queues })));
+                texts.extend(parts.map(|queues| text(&Note::Wake { node, queues, at })));
             }
             note => texts.push(text(&note)),
         }
@@ -201,6 +206,7 @@ mod tests {
         let wake = Note::Wake {
             node,
             queues: queues(2000),
+            at: i64::MAX,
         };
         assert!(
             texts([wake])

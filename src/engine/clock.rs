@@ -15,6 +15,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::protocol::record::Millis;
 
+/// How far ahead another server's clock is believed.
+const CATCH_UP_MAX: Millis = 1000;
+
 /// See the module documentation.
 #[derive(Debug)]
 pub struct Clock {
@@ -63,13 +66,31 @@ impl Clock {
         }
     }
 
-    /// What the database said within the last `round_trip`. Any other clock takes no notice.
+    /// What the database said within the last `round_trip`: since then, at most that has passed. A
+    /// reading that this allows is kept: halfway between the two is no better, and a busy machine would
+    /// have time jump to and fro. Any other clock takes no notice.
     pub fn follow(&self, said: Millis, round_trip: Duration) {
-        let half = Millis::try_from(round_trip.as_millis() / 2).unwrap_or(0);
         let mut state = self.lock();
         if matches!(self.source, Source::Database) {
-            state.anchor = Some((Instant::now(), said.saturating_add(half)));
+            let at = Instant::now();
+            let passed = Millis::try_from(round_trip.as_millis()).unwrap_or(Millis::MAX);
+            // Both are whole milliseconds, rounded off.
+            let latest = said.saturating_add(passed).saturating_add(1);
+            let reading = state.anchored(at).unwrap_or(said);
+            if !(said..=latest).contains(&reading) {
+                state.anchor = Some((at, reading.clamp(said, latest)));
+            }
             self.advance(&mut state);
+        }
+    }
+
+    /// Another server of the database has read this instant: what it stored then must not lie in the
+    /// future here. Any other clock takes no notice.
+    pub fn catch_up(&self, instant: Millis) {
+        let mut state = self.lock();
+        if matches!(self.source, Source::Database) {
+            let now = self.advance(&mut state);
+            state.last = instant.min(now.saturating_add(CATCH_UP_MAX)).max(now);
         }
     }
 
@@ -126,11 +147,9 @@ impl Clock {
         match self.source {
             Source::System => state.follow(wall_ms(), Instant::now()),
             Source::Database => {
-                if let Some((asked_at, said)) = state.anchor {
-                    let now = Instant::now();
-                    let passed = now.saturating_duration_since(asked_at).as_millis();
-                    let passed = Millis::try_from(passed).unwrap_or(Millis::MAX);
-                    state.follow(said.saturating_add(passed), now);
+                let now = Instant::now();
+                if let Some(reading) = state.anchored(now) {
+                    state.follow(reading, now);
                 }
             }
             Source::Manual => {}
@@ -148,6 +167,13 @@ impl Clock {
 }
 
 impl State {
+    /// What the database's clock shows, going by when it was asked.
+    fn anchored(&self, at: Instant) -> Option<Millis> {
+        let (asked_at, said) = self.anchor?;
+        let passed = at.saturating_duration_since(asked_at).as_millis();
+        Some(said.saturating_add(Millis::try_from(passed).unwrap_or(Millis::MAX)))
+    }
+
     /// Takes in what the wall clock says at a moment of the monotonic clock.
     fn follow(&mut self, wall: Millis, at: Instant) {
         match self.abreast {
@@ -229,9 +255,27 @@ mod tests {
         let clock = Clock::of_database(1_000_000);
         assert!((1_000_000..1_001_000).contains(&clock.now()));
         clock.follow(5_000_000, Duration::from_millis(10));
-        assert!((5_000_005..5_001_000).contains(&clock.now()));
+        assert!((5_000_000..5_001_000).contains(&clock.now()));
         clock.follow(2_000_000, Duration::ZERO);
-        assert!((5_000_005..5_001_000).contains(&clock.now()));
+        assert!((5_000_000..5_001_000).contains(&clock.now()));
+    }
+
+    #[test]
+    fn an_answer_that_took_long_does_not_move_a_clock_that_may_be_right() {
+        let clock = Clock::of_database(1_000_000);
+        clock.follow(500_000, Duration::from_secs(10_000));
+        assert!((1_000_000..1_001_000).contains(&clock.now()));
+    }
+
+    #[test]
+    fn a_server_catches_up_with_the_others_but_not_with_a_clock_gone_mad() {
+        let clock = Clock::of_database(1_000_000);
+        clock.catch_up(1_000_900);
+        assert!((1_000_900..1_001_900).contains(&clock.now()));
+        clock.catch_up(9_000_000);
+        assert!((1_001_900..1_010_000).contains(&clock.now()));
+        clock.catch_up(5);
+        assert!(clock.now() >= 1_001_900);
     }
 
     #[test]

@@ -114,7 +114,8 @@ pub(super) fn settle_by_client(
     let how = Settlement {
         state: op.state.into(),
         value: op.value.clone(),
-        settled_at: now,
+        // Another server, whose clock is a little ahead, may have created it just now.
+        settled_at: now.max(object.promise.created_at),
     };
     settle(ws, &op.id, how, now, config);
     (true, answer(ws, &op.id, now))

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::http::Reply;
 use super::record::{self, member};
-use super::server::Server;
+use super::server::{Server, unique, wall_clock_ms};
 use super::snap::Snap;
 
 pub const VERSION: &str = "2026-04-01";
@@ -262,6 +262,20 @@ impl<'a> Client<'a> {
     pub fn listen(&self, awaited: &str, address: &str) -> Value {
         let data = json!({"awaited": awaited, "address": address});
         member(self.ok("promise.register_listener", data), "promise")
+    }
+
+    /// Creates a promise whose deadline comes soon, but not before this address listens to it.
+    #[track_caller]
+    pub fn listen_before_deadline(&self, address: &str) -> Value {
+        // A machine that is busy may take its time.
+        for window_ms in [100, 1_000, 5_000] {
+            let id = unique("soon");
+            let promise = self.create(&id, wall_clock_ms() + window_ms, json!({}));
+            if self.listen(&id, address)["state"] == "pending" {
+                return promise;
+            }
+        }
+        panic!("nobody could listen in time");
     }
 
     #[track_caller]

@@ -23,8 +23,8 @@ const KEPT_TABLES: &str = "'_sqlx_migrations', 'compatibility'";
 /// Emptied databases of the cluster that the whole run uses.
 static SPARE: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// An empty, migrated database, whose schema is not the test's to change. Dropping it ends all
-/// connections to it.
+/// An empty, migrated database, whose schema is not the test's to change unless it says so. Dropping it
+/// ends all connections to it.
 pub struct Database {
     maintenance_url: String,
     name: String,
@@ -42,6 +42,11 @@ impl Database {
             name,
             is_recycled: true,
         }
+    }
+
+    /// Makes one on the cluster that the whole run uses, whose schema is the test's to change.
+    pub fn own() -> Database {
+        Database::fresh_on(&maintenance_url())
     }
 
     /// Makes one on the cluster with this maintenance database; in the end it is gone.

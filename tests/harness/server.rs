@@ -42,6 +42,8 @@ pub enum Storage {
     Memory,
     File(PathBuf),
     Postgres(Database),
+    /// A PostgreSQL database that is the test's, by its URL.
+    Shared(String),
 }
 
 /// One process of the server.
@@ -94,6 +96,18 @@ impl Server {
     /// Same, with more flags.
     pub fn single_with(extra: &[&str]) -> Server {
         Server::launch(Arc::new(Home::new(1)), owned(extra))
+    }
+
+    /// Starts a node, spoken to without a proxy, on a PostgreSQL database that other nodes may use as well.
+    pub fn on(url: &str, extra: &[&str]) -> Server {
+        let home = Home::of(Storage::Shared(url.to_owned()));
+        Server::launch(Arc::new(home), owned(extra))
+    }
+
+    /// Starts a server on a SQLite file that is there already.
+    pub fn on_file(path: &Path, extra: &[&str]) -> Server {
+        let home = Home::of(Storage::File(path.to_owned()));
+        Server::launch(Arc::new(home), owned(extra))
     }
 
     fn launch(home: Arc<Home>, extra: Vec<String>) -> Server {
@@ -272,6 +286,17 @@ impl Home {
         self
     }
 
+    /// Of one node on storage that is there already.
+    fn of(storage: Storage) -> Home {
+        let folder = tempfile::tempdir().expect("a temporary directory can be made");
+        Home {
+            folder,
+            storage,
+            nodes: 1,
+            env: Vec::new(),
+        }
+    }
+
     fn start_node(&self, extra: &[String]) -> Starting {
         let mut args = [LISTEN.map(str::to_owned).to_vec(), self.storage.args()].concat();
         // A flag may stand only once.
@@ -296,11 +321,8 @@ impl Storage {
         match self {
             Storage::Memory => sqlite_args(":memory:"),
             Storage::File(path) => sqlite_args(&path.display().to_string()),
-            Storage::Postgres(database) => ["--storage-type", "postgres", "--storage-postgres-url"]
-                .map(str::to_owned)
-                .into_iter()
-                .chain([database.url()])
-                .collect(),
+            Storage::Postgres(database) => postgres_args(&database.url()),
+            Storage::Shared(url) => postgres_args(url),
         }
     }
 }
@@ -416,6 +438,23 @@ pub fn forgets_on_restart() -> bool {
     forgets
 }
 
+/// How long an id may be, where the store sets a limit.
+pub fn key_bytes_max() -> Option<usize> {
+    match store() {
+        Store::Sqlite | Store::Memory => None,
+        Store::Postgres | Store::Cluster => Some(1000),
+    }
+}
+
+/// How far the server's clock may be behind the wall clock. Nodes go by the database's, and know it
+/// no better than its answers were fast when the machine was busy.
+pub fn clock_lag_ms_max() -> i64 {
+    match store() {
+        Store::Sqlite | Store::Memory => 0,
+        Store::Postgres | Store::Cluster => 1000,
+    }
+}
+
 /// A port that nobody listens on at the moment.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
@@ -474,6 +513,10 @@ fn store() -> Store {
 
 fn sqlite_args(path: &str) -> Vec<String> {
     vec!["--storage-sqlite-path".to_owned(), path.to_owned()]
+}
+
+fn postgres_args(url: &str) -> Vec<String> {
+    owned(&["--storage-type", "postgres", "--storage-postgres-url", url])
 }
 
 fn owned(args: &[&str]) -> Vec<String> {

@@ -1,6 +1,7 @@
 //! A worker's end of `GET /poll/{group}/{id}`.
 
-use std::net::{Shutdown, TcpStream};
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -23,32 +24,31 @@ impl Stream {
     /// Connects as `id` in `group` (both as they stand in the path).
     #[track_caller]
     pub fn open(server: &Server, group: &str, id: &str) -> Stream {
-        let mut connection = Connection::open(server.addr()).expect("the server accepts");
+        let stream = Stream::connect(server.addr(), group, id);
+        let stream = stream.expect("the server accepts, and answers at once");
+        assert_eq!(stream.head.status, 200, "{:?}", stream.head);
+        stream
+    }
+
+    /// Same, of a server that may be gone, or about to.
+    pub fn connect(addr: SocketAddr, group: &str, id: &str) -> io::Result<Stream> {
+        let mut connection = Connection::open(addr)?;
         let path = format!("/poll/{group}/{id}");
-        connection
-            .write(&encode(
-                "GET",
-                &path,
-                &[("accept", "text/event-stream")],
-                b"",
-            ))
-            .expect("the request is sent");
-        let head = connection.read_head().expect("the headers come at once");
-        assert_eq!(head.status, 200, "GET {path}: {head:?}");
-        let socket = connection.socket().try_clone().expect("a socket is cloned");
-        socket
-            .set_read_timeout(None)
-            .expect("a time limit is lifted");
+        let headers = [("accept", "text/event-stream")];
+        connection.write(&encode("GET", &path, &headers, b""))?;
+        let head = connection.read_head()?;
+        let socket = connection.socket().try_clone()?;
+        socket.set_read_timeout(None)?;
         let received = Arc::new(Mutex::new(Vec::new()));
         let (sender, events) = mpsc::channel();
         let (bytes, reader_head) = (Arc::clone(&received), head.clone());
         thread::spawn(move || read(connection, &reader_head, &bytes, &sender));
-        Stream {
+        Ok(Stream {
             head,
             events,
             received,
             socket,
-        }
+        })
     }
 
     /// The next message.
@@ -63,6 +63,11 @@ impl Stream {
     /// The next message, if it comes soon.
     pub fn poll(&self, patience: Duration) -> Option<Value> {
         self.events.recv_timeout(patience).ok()
+    }
+
+    /// The next message, if it comes soon; tells a stream that is silent from one that has ended.
+    pub fn wait(&self, patience: Duration) -> Result<Value, RecvTimeoutError> {
+        self.events.recv_timeout(patience)
     }
 
     /// The next message, which must be an `execute`: task id and version.

@@ -8,11 +8,13 @@ use resonate::protocol::operation::Query;
 use resonate::protocol::record::{Id, Millis, NEVER, PromiseState};
 use resonate::protocol::reply::Reply;
 use resonate::store::memory::MemoryStore;
+use resonate::store::postgres::PostgresStore;
 use resonate::store::sqlite::{Durability, SqliteStore};
 use resonate::store::{Deadline, DeadlineKey, Dump, Need, Queues, Store, Transaction};
 
 use super::world::{Event, Outcome, Record, World, equal};
 use super::{Effort, History, STEPS, explained, explore, play};
+use crate::harness::database::Database;
 
 /// How the steps of a history are put into batches.
 #[derive(Clone, Copy, Debug)]
@@ -248,6 +250,18 @@ fn sqlite_answers_as_the_model_does() {
     let runtime = runtime();
     let path = folder.path().join("model.db");
     let open = SqliteStore::open(&path, Durability::ProcessCrash);
+    let store = runtime.block_on(open).unwrap();
+    compare(1, &store, &runtime);
+    runtime.block_on(store.close());
+}
+
+#[test]
+fn postgres_answers_as_the_model_does() {
+    let database = Database::fresh();
+    let runtime = runtime();
+    // Power is not to be lost.
+    let url = format!("{}&options[synchronous_commit]=off", database.url());
+    let open = PostgresStore::open(&url, 2);
     let store = runtime.block_on(open).unwrap();
     compare(1, &store, &runtime);
     runtime.block_on(store.close());

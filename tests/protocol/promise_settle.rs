@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::record::{member, settled, target, task, timed_out, timer, with};
+use crate::harness::record::{fulfill, member, settled, target, task, timed_out, timer, with};
 use crate::harness::server::{Server, shared};
 use crate::harness::snap::{RETRY, pairs, versions};
 
@@ -196,4 +196,18 @@ fn d15_callbacks_of_a_fulfilled_awaiter_are_dropped_only_by_settlement() {
     at.settle("a", "resolved");
     assert_eq!(at.snap().callbacks(), []);
     assert_eq!(at.task("x"), task("x", "fulfilled", 1, 0));
+}
+
+/// P4: the clocks of two servers of one database are milliseconds apart.
+#[test]
+fn a_settlement_is_stamped_no_earlier_than_the_creation() {
+    let server = Server::controlled();
+    let promise = server.at(1_000).create("x", 9_000, json!({}));
+    let answered = server.at(993).settle("x", "resolved");
+    assert_eq!(answered, settled(&promise, "resolved", 1_000));
+    server.at(990).own("t", 9_000, 60_000);
+    let fulfilled = server
+        .at(985)
+        .ok("task.fulfill", fulfill("t", 1, "rejected"));
+    assert_eq!(fulfilled["promise"]["settledAt"], 990);
 }

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::client::VERSION;
-use crate::harness::server::{Server, shared, unique};
+use crate::harness::server::{Server, key_bytes_max, shared, unique};
 
 fn head() -> Value {
     json!({"corrId": "c", "version": VERSION})
@@ -221,6 +221,28 @@ fn row_12_several_broken_rules_are_all_told() {
         "Awaiter promise ID is required",
     ] {
         assert!(given.contains(&message), "{response}");
+    }
+}
+
+#[test]
+fn an_id_may_be_as_long_as_the_store_takes() {
+    let server = shared();
+    let longest = key_bytes_max().unwrap_or(60_000);
+    let id = format!("{:x<longest$}", unique("long"));
+    server.client().create_targeted(&id, i64::MAX);
+    assert_eq!(server.client().acquire(&id, 0, 60_000)["task"]["id"], id);
+    assert_eq!(server.client().settle(&id, "resolved")["id"], id);
+    let longer = format!("{id}x");
+    if let Some(bytes) = key_bytes_max() {
+        let message = format!("Promise ID must not be longer than {bytes} bytes");
+        server.refused("promise.get", json!({"id": longer}), 400, &message);
+    } else {
+        server.refused(
+            "promise.get",
+            json!({"id": longer}),
+            404,
+            "Promise not found",
+        );
     }
 }
 

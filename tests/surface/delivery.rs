@@ -123,7 +123,7 @@ fn deadlines_leases_and_schedules_fire_after_a_restart() {
         return;
     }
     let server = Server::start();
-    let soon = wall_clock_ms() + 150;
+    let soon = wall_clock_ms() + 500;
     let promise = server
         .client()
         .create("sleep", soon, json!({"resonate:timer": "true"}));
@@ -146,14 +146,10 @@ fn deadlines_leases_and_schedules_fire_after_a_restart() {
 #[test]
 fn the_deadline_of_a_plain_promise_fires_by_itself_once_somebody_listens() {
     let server = shared();
-    let (group, id) = (unique("g"), unique("p"));
+    let group = unique("g");
     let stream = Stream::open(&server, &group, "w");
-    let promise = server
-        .client()
-        .create(&id, wall_clock_ms() + 100, json!({}));
-    server
-        .client()
-        .listen(&id, &format!("poll://uni@{group}/w"));
+    let address = format!("poll://uni@{group}/w");
+    let promise = server.client().listen_before_deadline(&address);
     assert_eq!(stream.next_unblock(), timed_out(&promise));
 }
 

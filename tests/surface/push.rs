@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::process::Signal;
 use crate::harness::record::timed_out;
-use crate::harness::server::{Server, forgets_on_restart, shared, unique, wall_clock_ms};
+use crate::harness::server::{Server, forgets_on_restart, shared, unique};
 use crate::harness::sink::{Answer, Sink};
 
 fn to(address: &str) -> Value {
@@ -54,11 +54,7 @@ fn an_unblock_is_posted_to_the_listener() {
 fn the_unblock_of_a_deadline_is_posted_by_itself() {
     let server = shared();
     let sink = Sink::start();
-    let id = unique("p");
-    let promise = server
-        .client()
-        .create(&id, wall_clock_ms() + 100, json!({}));
-    server.client().listen(&id, &sink.url("/"));
+    let promise = server.client().listen_before_deadline(&sink.url("/"));
     let delivery = sink.next();
     assert_eq!(
         delivery.message["data"],

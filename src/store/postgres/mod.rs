@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sqlx::Connection;
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
@@ -115,32 +116,51 @@ impl PostgresStore {
     }
 
     /// Finds out what became of a commit whose connection was lost: it happened if something has its
-    /// revision, and otherwise it did not, or has been overwritten.
+    /// revision, and otherwise it did not, or has been overwritten. A commit that is still under way is
+    /// waited for.
     async fn resolve_doubt(&self, changes: &Changes, rev: i64, reason: String) -> Result<()> {
-        let objects = changes.objects.iter();
-        let objects: Vec<&str> = objects.map(|c| &*c.after.promise.id).collect();
-        let schedules: Vec<&str> = changes.schedules.iter().map(|c| &*c.id).collect();
         let until = Instant::now() + DOUBT_MAX;
         while Instant::now() < until {
             sleep(DOUBT_PAUSE).await;
-            let Ok(mut link) = self.writers.take().await else {
-                continue;
-            };
-            let found = link.run(async |connection| {
-                sqlx::query_scalar::<_, bool>(sql::HAS_COMMITTED)
-                    .bind(rev)
-                    .bind(&objects)
-                    .bind(&schedules)
-                    .fetch_one(connection)
-                    .await
-            });
-            match found.await {
+            match self.has_committed(changes, rev).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => break,
                 Err(_) => {}
             }
         }
         Err(Error::Unavailable(reason))
+    }
+
+    async fn has_committed(&self, changes: &Changes, rev: i64) -> Result<bool> {
+        let mut objects: Vec<&str> = Vec::new();
+        let mut born: Vec<&str> = Vec::new();
+        for change in &changes.objects {
+            let id = &*change.after.promise.id;
+            objects.push(id);
+            if change.before.is_none() {
+                born.push(id);
+            }
+        }
+        let schedules: Vec<&str> = changes.schedules.iter().map(|c| &*c.id).collect();
+        // What is deleted has no revision to tell by. If it is gone, it does not matter who did it.
+        let is_deletion = objects.is_empty() && changes.schedules.iter().all(|c| c.after.is_none());
+        let mut link = self.writers.take().await?;
+        let found = link.run(async |connection| {
+            if !born.is_empty() {
+                let mut probe = connection.begin().await?;
+                let awaited = sqlx::query(sql::AWAIT_INSERTS).bind(&born);
+                awaited.execute(&mut *probe).await?;
+                probe.rollback().await?;
+            }
+            sqlx::query_scalar::<_, bool>(sql::HAS_COMMITTED)
+                .bind(rev)
+                .bind(&objects)
+                .bind(&schedules)
+                .bind(is_deletion)
+                .fetch_one(connection)
+                .await
+        });
+        found.await
     }
 }
 
@@ -350,7 +370,6 @@ impl Store for PostgresStore {
     async fn dump(&self) -> Result<Dump> {
         let mut link = self.readers.take().await?;
         let rows = link.run(async |connection| {
-            use sqlx::Connection;
             let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
             let mut snapshot = connection.begin_with(begin).await?;
             let objects = sqlx::query(sql::DUMP_OBJECTS).fetch_all(&mut *snapshot);

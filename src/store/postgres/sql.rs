@@ -202,6 +202,12 @@ pub const IS_STANDBY: &str = "SELECT pg_is_in_recovery()";
 /// Milliseconds since the Unix epoch.
 pub const CLOCK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
+/// Waits for a commit under way that inserts any of the promises $1. To be rolled back.
+pub const AWAIT_INSERTS: &str = "
+    INSERT INTO promises (id, rev, state, timeout_at, created_at, armed, tags, value, param)
+    SELECT id, 0, 'pending', 0, 0, false, '{}', '{}', '{}' FROM unnest($1::text[]) AS r (id)
+    ORDER BY id ON CONFLICT DO NOTHING";
+
 /// Whether a commit that wrote `rev` $1 happened: one of the rows it changed still has it. Waits for
 /// the transaction if it still runs, as far as it has locked rows that were there before.
 pub const HAS_COMMITTED: &str = "
@@ -210,7 +216,7 @@ pub const HAS_COMMITTED: &str = "
     t AS MATERIALIZED (SELECT rev FROM tasks WHERE id = ANY($2::text[]) ORDER BY id FOR SHARE),
     s AS MATERIALIZED (SELECT rev FROM schedules WHERE id = ANY($3::text[]) ORDER BY id FOR SHARE)
     SELECT EXISTS (SELECT 1 FROM p WHERE rev = $1) OR EXISTS (SELECT 1 FROM t WHERE rev = $1)
-        OR EXISTS (SELECT 1 FROM s WHERE rev = $1)";
+        OR EXISTS (SELECT 1 FROM s WHERE rev = $1) OR ($4::bool AND NOT EXISTS (SELECT 1 FROM s))";
 
 /// A commit is one statement, put together in [`super::encode`] of these and of [`write`]: locks what
 /// the batch was decided on, in one order for all batches, and finds out whether it is still the same.

@@ -148,6 +148,7 @@ async fn no_statement_reads_a_whole_table() {
         sql::WAITING_EXECUTES,
         sql::WAITING_UNBLOCKS,
         sql::STALE_UNBLOCKS,
+        sql::AWAIT_INSERTS,
         sql::HAS_COMMITTED,
     ];
     let writes = [
