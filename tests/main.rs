@@ -12,6 +12,7 @@
 mod harness {
     pub mod client;
     pub mod database;
+    pub mod google;
     pub mod http;
     pub mod postgres;
     pub mod process;
@@ -81,10 +82,12 @@ mod surface {
     mod bash_scripts;
     mod cors;
     mod delivery;
+    mod gcps;
     mod http;
     mod lifecycle;
-    mod metrics;
+    pub mod metrics;
     mod push;
+    mod push_auth;
     mod sse;
 }
 

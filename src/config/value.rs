@@ -140,6 +140,17 @@ pub(super) fn not_empty<'de, D: Deserializer<'de>>(from: D) -> Result<String, D:
     Ok(text)
 }
 
+/// Reads a string that is not blank, or nothing.
+pub(super) fn not_empty_if_set<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    if text.as_ref().is_some_and(|text| text.trim().is_empty()) {
+        return Err(D::Error::custom("must not be empty"));
+    }
+    Ok(text)
+}
+
 /// Reads the path of a directory, which must be there.
 pub(super) fn directory<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     let path = Option::<String>::deserialize(from)?;

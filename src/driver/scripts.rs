@@ -102,7 +102,7 @@ impl Scripts {
     /// Ends all scripts: they have the time given between SIGTERM and SIGKILL. Their tasks are done again
     /// when their leases run out.
     pub async fn close(&self, within: Duration) {
-        self.transport.close();
+        self.transport.close().await;
         self.stopping.send_replace(Some(within.min(STOP_GRACE)));
         let patience = within.min(STOP_GRACE) + REMOVAL_TIME_MAX;
         if tokio::time::timeout(patience, self.stopping.closed())

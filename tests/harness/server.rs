@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::client::Response;
 use super::database::Database;
@@ -62,15 +63,15 @@ impl Server {
         Server::with_env(extra, &[])
     }
 
-    /// Starts a server in real time, with more flags and variables.
+    /// Starts a server in real time, with more flags and with variables in its environment.
     pub fn with_env(extra: &[&str], env: &[(&str, &str)]) -> Server {
         let nodes = if store() == Store::Cluster { 3 } else { 1 };
-        let mut home = Home::new(nodes);
-        let pairs = env.iter();
-        home.env = pairs
-            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
-            .collect();
-        Server::launch(Arc::new(home), owned(extra))
+        Server::launch(Arc::new(Home::new(nodes).with_env(env)), owned(extra))
+    }
+
+    /// Same, of one node that is spoken to without a proxy.
+    pub fn single_with_env(extra: &[&str], env: &[(&str, &str)]) -> Server {
+        Server::launch(Arc::new(Home::new(1).with_env(env)), owned(extra))
     }
 
     /// Starts a server whose time is the test's: loops paused, `now` given by every request.
@@ -160,6 +161,16 @@ impl Server {
         let proxy = self.proxy.iter().map(Proxy::log);
         let logs: Vec<String> = nodes.chain(proxy).collect();
         logs.join("\n---\n")
+    }
+
+    /// Waits until the server has logged something.
+    #[track_caller]
+    pub fn logs(&self, text: &str) {
+        let deadline = Instant::now() + DEADLINE;
+        while !self.log().contains(text) {
+            assert!(Instant::now() < deadline, "{text:?} is not logged");
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Sends a signal, to every node, without waiting for its effect.
@@ -278,6 +289,12 @@ impl Home {
             nodes,
             env: Vec::new(),
         }
+    }
+
+    fn with_env(mut self, env: &[(&str, &str)]) -> Home {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        self.env = env.iter().map(owned).collect();
+        self
     }
 
     /// Of one node on storage that is there already.

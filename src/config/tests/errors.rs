@@ -3,7 +3,7 @@
 use super::*;
 
 /// The settings that must be at least 1.
-const AT_LEAST_ONE: [&str; 21] = [
+const AT_LEAST_ONE: [&str; 23] = [
     "messages.batch_size",
     "messages.poll_interval",
     "messages.unblock_ttl",
@@ -16,6 +16,8 @@ const AT_LEAST_ONE: [&str; 21] = [
     "tasks.retry_timeout",
     "timeouts.poll_interval",
     "transports.bash_exec.concurrency",
+    "transports.gcps.concurrency",
+    "transports.gcps.timeout",
     "transports.http_poll.buffer_size",
     "transports.http_poll.keep_alive",
     "transports.http_poll.max_connections",
@@ -42,7 +44,7 @@ fn every_integer_is_in_the_table_of_this_test() {
 
 #[test]
 fn integers_that_must_be_at_least_one_say_so_whatever_their_source() {
-    for key in &AT_LEAST_ONE[..19] {
+    for key in &AT_LEAST_ONE[..21] {
         let flag = keys::flag(key);
         for n in [0_i64, -5] {
             let sentence = format!("{key} must be at least 1 (got {n})");

@@ -57,15 +57,15 @@ impl Outbox {
         };
         match route {
             Route::To(node) => cluster.offer(node, Parcel::of(message)),
-            Route::Nobody => cluster.wake(address.and_then(|address| address.queue())),
+            Route::Nobody => cluster.wake(address.map(|address| address.queue())),
             Route::Here => {
                 let is_taken = self.send(message, Source::Dispatch, bodies);
-                let queue = address.and_then(|address| address.queue());
+                let queue = address.map(|address| address.queue());
                 if let Some(queue) = queue.filter(|_| !is_taken) {
                     // Everybody here is busy.
                     match cluster.listener(&queue) {
                         Some(node) => cluster.offer(node, Parcel::of(message)),
-                        None if *queue == *address::PUSH_QUEUE => cluster.wake([queue]),
+                        None if address::is_served_anywhere(&queue) => cluster.wake([queue]),
                         None => {}
                     }
                 }

@@ -3,21 +3,17 @@
 //! Owns how many scripts run at once ([`BashExec`]), what a script is ([`script`]), what it may know of
 //! the server's environment ([`environment`]), and the processes ([`process`]). What a script is for,
 //! and what becomes of its outcome, is the business of whoever takes the orders: a worker like any
-//! other, inside the server.
-//!
-//! ```text
-//!   send ─> order  (concurrency; each holds a slot) ─> taken by the worker
-//!        ─> waits  (concurrency)                    ─> order when a slot is free
-//!        ─> nobody (both full; the observer hears once half of those waiting are gone)
-//! ```
+//! other, inside the server. A slot (`slots`) is taken for as long as the worker holds its order.
 
-use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::oneshot;
 
+use super::slots::{Deliver, Slots};
 use super::{Outcome, Outgoing, Receipt, Transport};
 use crate::protocol::address::{Address, Bash};
 
@@ -38,23 +34,12 @@ pub trait Observer: Send + Sync {
 /// The transport. Cheap to clone.
 #[derive(Clone)]
 pub struct BashExec {
-    shared: Arc<Shared>,
+    slots: Slots<Ordering>,
 }
 
-struct Shared {
-    concurrency: usize,
-    observer: Arc<dyn Observer>,
+struct Ordering {
     /// No more orders than slots: bounded all the same.
     orders: UnboundedSender<Order>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    running: usize,
-    waiting: VecDeque<Outgoing>,
-    has_refused: bool,
-    is_closed: bool,
 }
 
 /// A message that has a slot: a script to run. Its slot is free when the order is dropped.
@@ -70,55 +55,34 @@ pub struct Order {
     pub slot: Slot,
 }
 
+/// A place for one running script. Dropping it gives it to the next message that waits.
+#[derive(Debug)]
+pub struct Slot {
+    _held: oneshot::Sender<()>,
+}
+
 impl BashExec {
-    /// Runs at most `concurrency` scripts at once; whoever holds the receiver runs them.
+    /// Runs at most `concurrency` scripts at once; whoever holds the receiver runs them. Must be called on
+    /// the tokio runtime that messages are to wait on.
     pub fn new(
         concurrency: usize,
         observer: Arc<dyn Observer>,
     ) -> (BashExec, UnboundedReceiver<Order>) {
         let (orders, taken) = mpsc::unbounded_channel();
-        let transport = BashExec {
-            shared: Arc::new(Shared {
-                concurrency: concurrency.max(1),
-                observer,
-                orders,
-                state: Mutex::default(),
-            }),
-        };
-        (transport, taken)
+        let room = move || observer.room_bash();
+        let slots = Slots::new(Ordering { orders }, concurrency, room);
+        (BashExec { slots }, taken)
     }
 
-    /// Hands back what waits and takes on no more.
-    pub fn close(&self) {
-        let waiting = {
-            let mut state = self.shared.lock();
-            state.is_closed = true;
-            std::mem::take(&mut state.waiting)
-        };
-        drop(waiting);
+    /// Hands back what waits and takes on no more. What is ordered stays with whoever has the order.
+    pub async fn close(&self) {
+        self.slots.close(Duration::ZERO).await;
     }
 }
 
 impl Transport for BashExec {
     fn send(&self, message: Outgoing) {
-        let mut state = self.shared.lock();
-        let refused = if state.is_closed {
-            Some(message)
-        } else if state.running < self.shared.concurrency {
-            state.running += 1;
-            drop(state);
-            return Slot::new(&self.shared).order(message);
-        } else if state.waiting.len() < self.shared.concurrency {
-            state.waiting.push_back(message);
-            None
-        } else {
-            state.has_refused = true;
-            Some(message)
-        };
-        drop(state);
-        if let Some(message) = refused {
-            message.receipt.report(Outcome::Nobody);
-        }
+        self.slots.send(message);
     }
 }
 
@@ -128,66 +92,21 @@ impl fmt::Debug for BashExec {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A place for one running script. Dropping it gives it to the next message that waits.
-pub struct Slot {
-    shared: Arc<Shared>,
-}
-
-impl Slot {
-    fn new(shared: &Arc<Shared>) -> Slot {
-        Slot {
-            shared: Arc::clone(shared),
-        }
-    }
-
-    fn order(self, message: Outgoing) {
-        let orders = self.shared.orders.clone();
+impl Deliver for Ordering {
+    /// Orders a script, and returns when nobody holds the order any more.
+    async fn deliver(&self, message: Outgoing) {
         let Address::Bash(bash) = message.address else {
             debug_assert!(false, "not a bash address: {:?}", message.address);
             return message.receipt.report(Outcome::Failed);
         };
+        let (held, dropped) = oneshot::channel();
         // Nobody takes orders any more: the order, dropped, says so.
-        let _ = orders.send(Order {
+        let _ = self.orders.send(Order {
             bash,
             body: message.body,
             receipt: message.receipt,
-            slot: self,
+            slot: Slot { _held: held },
         });
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let (next, has_room) = {
-            let mut state = self.shared.lock();
-            let is_taken = !self.shared.orders.is_closed();
-            let next = state.waiting.pop_front().filter(|_| is_taken);
-            if next.is_none() {
-                state.running -= 1;
-            }
-            let has_room = state.has_refused && state.waiting.len() <= self.shared.concurrency / 2;
-            if has_room {
-                state.has_refused = false;
-            }
-            (next, has_room)
-        };
-        if let Some(message) = next {
-            Slot::new(&self.shared).order(message);
-        }
-        if has_room {
-            self.shared.observer.room_bash();
-        }
-    }
-}
-
-impl fmt::Debug for Slot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Slot")
+        let _ = dropped.await;
     }
 }

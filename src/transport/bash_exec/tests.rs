@@ -56,7 +56,8 @@ impl Rig {
     }
 
     /// The next order, by the number in its message.
-    fn next(&mut self) -> Option<(Bytes, Order)> {
+    async fn next(&mut self) -> Option<(Bytes, Order)> {
+        settled().await;
         let order = self.orders.try_recv().ok()?;
         Some((order.body.clone(), order))
     }
@@ -66,55 +67,63 @@ impl Rig {
     }
 }
 
-#[test]
-fn messages_beyond_the_slots_wait_and_beyond_those_are_handed_back() {
+/// Has everything happen that is not waiting for somebody else.
+async fn settled() {
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn messages_beyond_the_slots_wait_and_beyond_those_are_handed_back() {
     let mut rig = Rig::new();
     for n in 0..5 {
         rig.send(n);
     }
     assert_eq!(rig.outcomes(), [(4, Outcome::Nobody)]);
-    let (first, first_order) = rig.next().unwrap();
-    let (second, _second_order) = rig.next().unwrap();
+    let (first, first_order) = rig.next().await.unwrap();
+    let (second, _second_order) = rig.next().await.unwrap();
     assert_eq!((&first[..], &second[..]), (&b"0"[..], &b"1"[..]));
-    assert!(rig.next().is_none());
+    assert!(rig.next().await.is_none());
     assert_eq!(rig.heard.0.load(Ordering::SeqCst), 0);
     first_order.receipt.report(Outcome::Delivered);
     drop(first_order.slot);
     assert_eq!(rig.outcomes(), [(0, Outcome::Delivered)]);
-    assert_eq!(&rig.next().unwrap().0[..], b"2");
+    assert_eq!(&rig.next().await.unwrap().0[..], b"2");
     // Half of those waiting are gone.
     assert_eq!(rig.heard.0.load(Ordering::SeqCst), 1);
 }
 
-#[test]
-fn an_order_that_nobody_carries_out_gives_its_slot_back() {
+#[tokio::test]
+async fn an_order_that_nobody_carries_out_gives_its_slot_back() {
     let mut rig = Rig::new();
     for n in 0..4 {
         rig.send(n);
-        drop(rig.next());
+        drop(rig.next().await);
     }
     let expected: Vec<_> = (0..4).map(|n| (n, Outcome::Nobody)).collect();
     assert_eq!(rig.outcomes(), expected);
     rig.send(4);
-    assert!(rig.next().is_some());
+    assert!(rig.next().await.is_some());
 }
 
-#[test]
-fn a_closed_transport_hands_back_what_waits_and_takes_no_more() {
+#[tokio::test]
+async fn a_closed_transport_hands_back_what_waits_and_takes_no_more() {
     let mut rig = Rig::new();
     for n in 0..3 {
         rig.send(n);
     }
-    rig.transport.close();
+    settled().await;
+    rig.transport.close().await;
     rig.send(3);
     let nobody = |n| (n, Outcome::Nobody);
     assert_eq!(rig.outcomes(), [nobody(2), nobody(3)]);
-    drop((rig.next(), rig.next()));
-    assert!(rig.next().is_none());
+    drop((rig.next().await, rig.next().await));
+    assert!(rig.next().await.is_none());
 }
 
-#[test]
-fn orders_that_nobody_takes_any_more_are_handed_back() {
+#[tokio::test]
+async fn orders_that_nobody_takes_any_more_are_handed_back() {
     let rig = Rig::new();
     for n in 0..4 {
         rig.send(n);
@@ -126,6 +135,7 @@ fn orders_that_nobody_takes_any_more_are_handed_back() {
         ..
     } = rig;
     drop(orders);
+    settled().await;
     drop(transport);
     assert_eq!(outcomes.lock().unwrap().len(), 4);
 }
