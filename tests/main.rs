@@ -12,11 +12,13 @@
 mod harness {
     pub mod client;
     pub mod database;
+    pub mod google;
     pub mod http;
     pub mod postgres;
     pub mod process;
     pub mod proxy;
     pub mod record;
+    pub mod scripts;
     pub mod server;
     pub mod sink;
     pub mod snap;
@@ -77,12 +79,16 @@ mod storage {
 }
 
 mod surface {
+    mod bash;
+    mod bash_scripts;
     mod cors;
     mod delivery;
+    mod gcps;
     mod http;
     mod lifecycle;
-    mod metrics;
+    pub mod metrics;
     mod push;
+    mod push_auth;
     mod sse;
 }
 

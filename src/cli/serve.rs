@@ -129,6 +129,8 @@ struct TransportFlags {
     /// How long a push may take altogether, in milliseconds
     #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     transports_http_push_request_timeout: Option<i64>,
+    #[command(flatten)]
+    push_auth: PushAuthFlags,
     /// Deliver to poll:// addresses, over streams that workers hold open
     #[arg(long, value_name = "BOOL")]
     transports_http_poll_enabled: Option<bool>,
@@ -144,6 +146,59 @@ struct TransportFlags {
     /// Interval of the keep-alive comments on a silent stream, in milliseconds
     #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     transports_http_poll_keep_alive: Option<i64>,
+    #[command(flatten)]
+    gcps: GcpsFlags,
+    #[command(flatten)]
+    bash_exec: BashExecFlags,
+}
+
+#[derive(Args)]
+struct PushAuthFlags {
+    /// By what workers know who pushes: none, bearer (--transports-http-push-auth-token) or gcp (an
+    /// OIDC ID token, through Application Default Credentials)
+    #[arg(long, value_name = "MODE")]
+    transports_http_push_auth_mode: Option<String>,
+    /// Token that pushes carry in mode bearer; safer in the environment
+    #[arg(long, value_name = "TOKEN")]
+    transports_http_push_auth_token: Option<String>,
+    /// Audience of the ID tokens in mode gcp; by default the address of each push
+    #[arg(long, value_name = "AUDIENCE")]
+    transports_http_push_auth_aud: Option<String>,
+    /// Header that carries the token
+    #[arg(long, value_name = "NAME")]
+    transports_http_push_auth_header: Option<String>,
+}
+
+#[derive(Args)]
+struct GcpsFlags {
+    /// Deliver to gcps:// addresses: topics of GCP Pub/Sub
+    #[arg(long, value_name = "BOOL")]
+    transports_gcps_enabled: Option<bool>,
+    /// Project of addresses that name none: `gcps:///topic`
+    #[arg(long, value_name = "PROJECT")]
+    transports_gcps_project: Option<String>,
+    /// Messages to Pub/Sub in flight at once
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    transports_gcps_concurrency: Option<i64>,
+    /// How long a publish may take, in milliseconds
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    transports_gcps_timeout: Option<i64>,
+}
+
+#[derive(Args)]
+struct BashExecFlags {
+    /// Run scripts for tasks with bash:// addresses, as the user of the server
+    #[arg(long, value_name = "BOOL")]
+    transports_bash_exec_enabled: Option<bool>,
+    /// Scripts running at once
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    transports_bash_exec_concurrency: Option<i64>,
+    /// Directory of the scripts that bash:///<path> names
+    #[arg(long, value_name = "PATH")]
+    transports_bash_exec_root_dir: Option<String>,
+    /// Where these run: `<root>`, `<script>` (where the script is) or a path
+    #[arg(long, value_name = "PATH")]
+    transports_bash_exec_working_dir: Option<String>,
 }
 
 #[derive(Args)]
@@ -244,6 +299,7 @@ impl TransportFlags {
             "transports.http_push.request_timeout",
             self.transports_http_push_request_timeout,
         );
+        self.push_auth.given(given);
         given.add(
             "transports.http_poll.enabled",
             self.transports_http_poll_enabled,
@@ -264,6 +320,62 @@ impl TransportFlags {
             "transports.http_poll.keep_alive",
             self.transports_http_poll_keep_alive,
         );
+        self.gcps.given(given);
+        self.bash_exec.given(given);
+    }
+}
+
+impl PushAuthFlags {
+    fn given(self, given: &mut Given) {
+        given.add(
+            "transports.http_push.auth.mode",
+            self.transports_http_push_auth_mode,
+        );
+        given.add(
+            "transports.http_push.auth.token",
+            self.transports_http_push_auth_token,
+        );
+        given.add(
+            "transports.http_push.auth.audience",
+            self.transports_http_push_auth_aud,
+        );
+        given.add(
+            "transports.http_push.auth.header",
+            self.transports_http_push_auth_header,
+        );
+    }
+}
+
+impl GcpsFlags {
+    fn given(self, given: &mut Given) {
+        given.add("transports.gcps.enabled", self.transports_gcps_enabled);
+        given.add("transports.gcps.project", self.transports_gcps_project);
+        given.add(
+            "transports.gcps.concurrency",
+            self.transports_gcps_concurrency,
+        );
+        given.add("transports.gcps.timeout", self.transports_gcps_timeout);
+    }
+}
+
+impl BashExecFlags {
+    fn given(self, given: &mut Given) {
+        given.add(
+            "transports.bash_exec.enabled",
+            self.transports_bash_exec_enabled,
+        );
+        given.add(
+            "transports.bash_exec.concurrency",
+            self.transports_bash_exec_concurrency,
+        );
+        given.add(
+            "transports.bash_exec.root_dir",
+            self.transports_bash_exec_root_dir,
+        );
+        given.add(
+            "transports.bash_exec.working_dir",
+            self.transports_bash_exec_working_dir,
+        );
     }
 }
 
@@ -281,6 +393,7 @@ pub(super) fn with_defaults(command: clap::Command, is_dev: bool) -> clap::Comma
         let default = match key.as_str() {
             "storage.sqlite.path" if is_dev => ":memory:".to_owned(),
             "server.url" => "http://{host}:{port}".to_owned(),
+            "transports.http_push.auth.audience" => "the address".to_owned(),
             _ => shown(default),
         };
         let variable = keys::environment_variable(key);

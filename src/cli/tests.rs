@@ -36,6 +36,8 @@ fn other_value(key: &str, default: &Value) -> String {
         ("server.url", _) => "http://other".to_owned(),
         ("server.max_body_size", _) => "7".to_owned(),
         ("server.max_in_flight_bytes", _) => "999999999".to_owned(),
+        ("transports.bash_exec.root_dir", _) => "/".to_owned(),
+        ("transports.http_push.auth.mode", _) => "gcp".to_owned(),
         (_, Value::Bool(_, is_on)) => (!is_on).to_string(),
         (_, Value::Num(..)) => "7".to_owned(),
         _ => "other".to_owned(),
@@ -99,7 +101,7 @@ fn every_flag_is_a_setting() {
 
 #[test]
 fn help_has_the_unit_the_default_and_the_variable_of_every_flag() {
-    const UNITS: [&str; 7] = [
+    const UNITS: [&str; 8] = [
         "milliseconds",
         "bytes",
         "requests",
@@ -107,6 +109,7 @@ fn help_has_the_unit_the_default_and_the_variable_of_every_flag() {
         "streams",
         "messages",
         "connections",
+        "scripts",
     ];
     let comments = config::reference_comments();
     let command = command();

@@ -7,7 +7,9 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
 use super::storage::MEMORY;
-use super::{Backend, Config, Error, Layers, Loaded, environment, file, keys, unsupported};
+use super::{
+    Backend, Config, Error, Layers, Loaded, environment, file, keys, push_auth, unsupported,
+};
 
 const DEFAULT: &str = "the built-in default";
 
@@ -46,6 +48,7 @@ pub fn load(layers: &Layers<'_>) -> Result<Loaded, Error> {
     let config: Config = merged.extract().map_err(|error| refused(&error, &known))?;
     check_limits(&config, &merged)?;
     check_storage(&config, &merged)?;
+    push_auth::check(&config.transports, &merged, &mut warnings)?;
     Ok(Loaded { config, warnings })
 }
 
@@ -99,13 +102,6 @@ pub(super) fn source_of(merged: &Figment, key: &str) -> String {
     merged
         .find_metadata(key)
         .map_or(DEFAULT.to_owned(), |metadata| metadata.name.to_string())
-}
-
-/// The integer that `value` is.
-pub(super) fn integer(value: &Value) -> Option<i128> {
-    let num = value.to_num()?;
-    num.to_i128()
-        .or_else(|| num.to_u128().and_then(|n| n.try_into().ok()))
 }
 
 fn check_limits(config: &Config, merged: &Figment) -> Result<(), Error> {

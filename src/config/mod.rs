@@ -20,6 +20,7 @@ pub mod keys;
 mod load;
 mod observability;
 mod postgres;
+mod push_auth;
 pub mod redact;
 mod server;
 mod storage;
@@ -37,10 +38,11 @@ pub use environment::Environment;
 pub use load::load;
 pub use observability::Observability;
 pub use postgres::{Postgres, PostgresUrl};
+pub use push_auth::{PushAuth, PushAuthMode, Token};
 pub use server::{Cors, Server};
 pub use storage::{Backend, Sqlite, Storage, Synchronous};
 pub use tasks::{Messages, Tasks, Timeouts};
-pub use transports::{HttpPoll, HttpPush, Transports};
+pub use transports::{BashExec, Gcps, HttpPoll, HttpPush, Transports};
 pub use value::Millis;
 
 /// The name of the configuration file, looked for in the working directory.

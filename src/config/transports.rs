@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::PushAuth;
 use super::value::{self, Millis};
 
 /// The ways out to workers.
@@ -11,6 +12,10 @@ pub struct Transports {
     pub http_push: HttpPush,
     /// Streams that workers hold open.
     pub http_poll: HttpPoll,
+    /// GCP Pub/Sub.
+    pub gcps: Gcps,
+    /// Scripts that the server runs itself.
+    pub bash_exec: BashExec,
 }
 
 /// POST to a worker's URL.
@@ -27,6 +32,8 @@ pub struct HttpPush {
     /// How long a request may take altogether.
     #[serde(deserialize_with = "value::at_least_one")]
     pub request_timeout: Millis,
+    /// By what workers know who pushes.
+    pub auth: PushAuth,
 }
 
 impl Default for HttpPush {
@@ -36,6 +43,7 @@ impl Default for HttpPush {
             concurrency: 256,
             connect_timeout: Millis::new(10_000),
             request_timeout: Millis::new(180_000),
+            auth: PushAuth::default(),
         }
     }
 }
@@ -67,6 +75,60 @@ impl Default for HttpPoll {
             buffer_size: 100,
             stream_lifetime: Millis::new(240_000),
             keep_alive: Millis::new(15_000),
+        }
+    }
+}
+
+/// GCP Pub/Sub.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gcps {
+    /// Whether it is on.
+    pub enabled: bool,
+    /// The project of addresses that name none.
+    #[serde(deserialize_with = "value::not_empty_if_set")]
+    pub project: Option<String>,
+    /// Messages in flight at once.
+    #[serde(deserialize_with = "value::at_least_one")]
+    pub concurrency: usize,
+    /// How long a publish may take.
+    #[serde(deserialize_with = "value::at_least_one")]
+    pub timeout: Millis,
+}
+
+impl Default for Gcps {
+    fn default() -> Self {
+        Gcps {
+            enabled: false,
+            project: None,
+            concurrency: 256,
+            timeout: Millis::new(10_000),
+        }
+    }
+}
+
+/// Scripts that the server runs itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BashExec {
+    /// Whether it is on.
+    pub enabled: bool,
+    /// Scripts running at once.
+    #[serde(deserialize_with = "value::at_least_one")]
+    pub concurrency: usize,
+    /// Where named scripts are; without it there are none.
+    #[serde(deserialize_with = "value::directory")]
+    pub root_dir: Option<String>,
+    /// Where named scripts run: `<root>`, `<script>` or a path.
+    #[serde(deserialize_with = "value::not_empty")]
+    pub working_dir: String,
+}
+
+impl Default for BashExec {
+    fn default() -> Self {
+        BashExec {
+            enabled: false,
+            concurrency: 16,
+            root_dir: None,
+            working_dir: "<root>".to_owned(),
         }
     }
 }

@@ -7,34 +7,22 @@ use figment::Figment;
 use figment::value::{Empty, Value};
 
 use super::Error;
-use super::load::{integer, source_of};
+use super::load::source_of;
 
 /// What may be written without a difference: the default of the setting.
 #[derive(Clone, Copy, Debug)]
 enum Harmless {
     Unset,
     Bool(bool),
-    Int(u32),
     Str(&'static str),
 }
 
 const TABLE: &[(&str, Harmless)] = {
-    use Harmless::{Bool, Int, Str, Unset};
+    use Harmless::{Bool, Str, Unset};
     &[
         ("auth.publickey", Unset),
         ("auth.iss", Unset),
         ("auth.aud", Unset),
-        ("transports.http_push.auth.mode", Str("none")),
-        ("transports.http_push.auth.token", Unset),
-        ("transports.http_push.auth.audience", Unset),
-        ("transports.http_push.auth.header", Str("Authorization")),
-        ("transports.gcps.enabled", Bool(false)),
-        ("transports.gcps.project", Unset),
-        ("transports.gcps.concurrency", Int(256)),
-        ("transports.gcps.timeout", Int(10_000)),
-        ("transports.bash_exec.enabled", Bool(false)),
-        ("transports.bash_exec.root_dir", Unset),
-        ("transports.bash_exec.working_dir", Str("<root>")),
         ("observability.otlp_endpoint", Str("localhost:4317")),
         ("legacy.rest", Bool(false)),
     ]
@@ -70,7 +58,6 @@ impl Harmless {
         match self {
             Harmless::Unset => Empty::None.into(),
             Harmless::Bool(is_on) => is_on.into(),
-            Harmless::Int(n) => n.into(),
             Harmless::Str(text) => text.into(),
         }
     }
@@ -79,7 +66,6 @@ impl Harmless {
         match self {
             Harmless::Unset => false,
             Harmless::Bool(is_on) => value.to_bool() == Some(is_on),
-            Harmless::Int(n) => integer(value) == Some(n.into()),
             Harmless::Str(text) => value.as_str() == Some(text),
         }
     }

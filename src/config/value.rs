@@ -4,6 +4,7 @@
 //! source of the offending value. Messages are predicates: "must be at least 1 (got 0)".
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use axum::http::HeaderValue;
@@ -137,6 +138,28 @@ pub(super) fn not_empty<'de, D: Deserializer<'de>>(from: D) -> Result<String, D:
         return Err(D::Error::custom("must not be empty"));
     }
     Ok(text)
+}
+
+/// Reads a string that is not blank, or nothing.
+pub(super) fn not_empty_if_set<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    if text.as_ref().is_some_and(|text| text.trim().is_empty()) {
+        return Err(D::Error::custom("must not be empty"));
+    }
+    Ok(text)
+}
+
+/// Reads the path of a directory, which must be there.
+pub(super) fn directory<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let path = Option::<String>::deserialize(from)?;
+    if let Some(path) = path.as_ref().filter(|path| !Path::new(path).is_dir()) {
+        return Err(D::Error::custom(format!(
+            "must be an existing directory (got {path:?})"
+        )));
+    }
+    Ok(path)
 }
 
 /// Reads a log level or filter.

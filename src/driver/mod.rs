@@ -1,5 +1,5 @@
-//! Background work: timers and the outbox. Woken by commits, by the nearest deadline and by streams
-//! that open; polling only repairs what a crash lost.
+//! Background work: timers, the outbox, and the worker that runs scripts. Woken by commits, by the
+//! nearest deadline and by streams that open; polling only repairs what a crash lost.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -17,11 +17,13 @@ use crate::telemetry::metrics::METRICS;
 
 pub mod deadlines;
 pub mod outbox;
+pub mod scripts;
 #[cfg(test)]
 mod tests;
 pub mod timers;
 
 use outbox::{Ear, Outbox};
+use scripts::Scripts;
 use timers::Timers;
 
 /// Pause before a driver that ended is started again.
@@ -33,15 +35,23 @@ pub struct Drivers {
     pub timers: Timers,
     /// Messages.
     pub outbox: Arc<Outbox>,
+    /// Scripts, if this server runs any.
+    pub scripts: Option<Arc<Scripts>>,
     clock: Arc<Clock>,
 }
 
 impl Drivers {
     /// Drivers that are not running yet.
-    pub fn new(timers: Timers, outbox: Arc<Outbox>, clock: Arc<Clock>) -> Arc<Self> {
+    pub fn new(
+        timers: Timers,
+        outbox: Arc<Outbox>,
+        scripts: Option<Arc<Scripts>>,
+        clock: Arc<Clock>,
+    ) -> Arc<Self> {
         Arc::new(Drivers {
             timers,
             outbox,
+            scripts,
             clock,
         })
     }
@@ -53,6 +63,12 @@ impl Drivers {
         tasks.spawn(for_ever("timers", async move || {
             drivers.timers.run(&timed, &drivers.outbox).await;
         }));
+        if let Some(scripts) = self.scripts.clone() {
+            let engine = engine.clone();
+            tasks.spawn(for_ever("scripts", async move || {
+                scripts.run(&engine).await;
+            }));
+        }
         let (outbox, engine) = (self.outbox.clone(), engine.clone());
         if let Some(cluster) = self.outbox.cluster().cloned() {
             let (outbox, engine) = (self.outbox.clone(), engine.clone());
@@ -71,6 +87,9 @@ impl Hooks for Drivers {
     fn committed(&self, changes: &Changes) {
         METRICS.schedule_promises(occurrences(changes));
         self.outbox.committed(changes);
+        if let Some(scripts) = &self.scripts {
+            scripts.committed(changes);
+        }
         self.timers
             .committed(changes, |queue| self.outbox.is_listened(queue));
     }
@@ -82,6 +101,9 @@ impl Hooks for Drivers {
     fn reset(&self) {
         self.timers.clear();
         self.outbox.reset();
+        if let Some(scripts) = &self.scripts {
+            scripts.reset();
+        }
     }
 
     fn paused(&self, is_paused: bool) {

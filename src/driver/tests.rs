@@ -20,6 +20,7 @@ use crate::protocol::record::{Millis, PromiseState, Value};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::suite::{insert, pending, tagged, unblocking};
+use crate::transport::gcps::{self, Gcps};
 use crate::transport::http_push::{self, HttpPush};
 use crate::transport::poll::{self, Events, Hub};
 
@@ -66,7 +67,7 @@ impl Setup {
             server_url: "http://server".to_owned(),
             address_rules: Rules::default(),
             cluster: None,
-            is_push_enabled: true,
+            own_queues: vec![crate::protocol::address::push_queue()],
             sweep_interval: self.sweep_interval,
             sweep_max: 100,
             unblock_ttl_ms: self.unblock_ttl_ms,
@@ -82,13 +83,15 @@ impl Setup {
             ..http_push::Settings::default()
         };
         outbox.connect(Transports {
-            http_push: HttpPush::new(push, observer).unwrap(),
+            http_push: HttpPush::new(push, observer.clone()).unwrap(),
             poll: hub.clone(),
+            gcps: Gcps::new(gcps::Settings::default(), observer),
+            bash_exec: None,
         });
         let timers = Timers::new(timers::Settings {
             sweep_interval: self.sweep_interval,
         });
-        let drivers = Drivers::new(timers, outbox, clock.clone());
+        let drivers = Drivers::new(timers, outbox, None, clock.clone());
         let engine = Engine::start(Options {
             store: store.clone(),
             clock,

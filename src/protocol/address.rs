@@ -94,15 +94,16 @@ impl Address {
     }
 
     /// The queue that messages to this address wait in while nobody can receive them: no stream is
-    /// open, or the push transport is busy. None where a message never waits.
-    pub fn queue(&self) -> Option<Id> {
+    /// open, or the transport is busy, or disabled here.
+    pub fn queue(&self) -> Id {
         match self {
-            Address::Poll(poll) => Some(match (poll.cast, &poll.id) {
+            Address::Poll(poll) => match (poll.cast, &poll.id) {
                 (Cast::Uni, Some(id)) => unicast_queue(&poll.group, id),
                 _ => anycast_queue(&poll.group),
-            }),
-            Address::Http { .. } => Some(push_queue()),
-            Address::Gcps { .. } | Address::Bash(_) => None,
+            },
+            Address::Http { .. } => push_queue(),
+            Address::Gcps { .. } => gcps_queue(),
+            Address::Bash(_) => bash_queue(),
         }
     }
 }
@@ -110,16 +111,42 @@ impl Address {
 /// The one queue of all messages to `http://` and `https://`.
 pub const PUSH_QUEUE: &str = "push";
 
+/// The one queue of all messages to `gcps://`.
+pub const GCPS_QUEUE: &str = "gcps";
+
+/// The one queue of all scripts that servers run.
+pub const BASH_QUEUE: &str = "bash";
+
+/// Whether every server can deliver what waits in a queue, by itself, at any time. Scripts only some run.
+pub fn is_served_anywhere(queue: &str) -> bool {
+    matches!(queue, PUSH_QUEUE | GCPS_QUEUE)
+}
+
 /// [`PUSH_QUEUE`], shared.
 pub fn push_queue() -> Id {
     static QUEUE: LazyLock<Id> = LazyLock::new(|| PUSH_QUEUE.into());
     QUEUE.clone()
 }
 
-/// The queue of a stored address, which was valid when it was stored.
+/// [`GCPS_QUEUE`], shared.
+pub fn gcps_queue() -> Id {
+    static QUEUE: LazyLock<Id> = LazyLock::new(|| GCPS_QUEUE.into());
+    QUEUE.clone()
+}
+
+/// [`BASH_QUEUE`], shared.
+pub fn bash_queue() -> Id {
+    static QUEUE: LazyLock<Id> = LazyLock::new(|| BASH_QUEUE.into());
+    QUEUE.clone()
+}
+
+/// The queue of a stored address, which was valid when it was stored; none if it no longer is.
 pub fn queue_of(address: &str) -> Option<Id> {
-    // The rules bear on no address that has a queue.
-    Address::parse(address, &Rules::default())?.queue()
+    // Whichever default project applied, or will.
+    static RULES: LazyLock<Rules> = LazyLock::new(|| Rules {
+        default_project: Some(String::new()),
+    });
+    Some(Address::parse(address, &RULES)?.queue())
 }
 
 /// The queue of messages to any connection of a group.
@@ -302,13 +329,39 @@ mod tests {
         };
         assert!(Address::parse("gcps:///t", &rules).is_some());
         assert!(Address::parse("gcps:///", &rules).is_none());
+        assert!(Address::parse("gcps://", &rules).is_none());
+        assert!(Address::parse("gcps://q", &rules).is_none());
+    }
+
+    #[test]
+    fn a_topic_is_the_rest_of_the_path_as_it_stands() {
+        let rules = Rules {
+            default_project: Some("p".to_owned()),
+        };
+        for (text, project, topic) in [
+            ("gcps://my-Project/T", "my-Project", "T"),
+            ("GcpS://p/t", "p", "t"),
+            ("gcps://p/t/u", "p", "t/u"),
+            ("gcps://p/t%20x", "p", "t%20x"),
+            ("gcps://p//", "p", "/"),
+            ("gcps:///t", "", "t"),
+        ] {
+            let expected = Address::Gcps {
+                project: project.to_owned(),
+                topic: topic.to_owned(),
+            };
+            assert_eq!(Address::parse(text, &rules), Some(expected), "{text}");
+        }
     }
 
     #[test]
     fn spellings_of_one_group_share_a_queue_and_match_raw_or_decoded() {
         assert_eq!(queue_of("poll://any@g%20x"), queue_of("poll://any@g x/pid"));
         assert_eq!(queue_of("http://h").as_deref(), Some(PUSH_QUEUE));
-        assert_eq!(queue_of("gcps://p/t"), None);
+        assert_eq!(queue_of("gcps://p/t").as_deref(), Some(GCPS_QUEUE));
+        assert_eq!(queue_of("GCPS:///t").as_deref(), Some(GCPS_QUEUE));
+        assert_eq!(queue_of("bash:///a.sh").as_deref(), Some(BASH_QUEUE));
+        assert_eq!(queue_of("nowhere"), None);
         assert!(spellings("g%20x").eq(["g%20x", "g x"]) && spellings("100%").eq(["100%"]));
         assert!(spellings("g x").eq(["g x"]));
         assert_eq!(queue_of("poll://any@g%00x").as_deref(), Some("any@g%00x"));

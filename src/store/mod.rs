@@ -200,8 +200,8 @@ pub struct Deadline {
 }
 
 /// Which queues' task retries and `unblock` attempts a range read covers. A queue is where messages
-/// wait for a poll stream ([`crate::protocol::address::Address::queue`]); messages to other
-/// addresses have none and are always covered.
+/// wait for a poll stream or for room ([`crate::protocol::address::queue_of`]); an address that is no
+/// longer valid has none, and is always covered.
 #[derive(Clone, Copy, Debug)]
 pub enum Queues<'a> {
     /// All of them.

@@ -9,13 +9,18 @@ use bytes::Bytes;
 
 use crate::protocol::address::Address;
 
+pub mod bash_exec;
+pub mod gcps;
+mod google;
+mod health;
 pub mod http_push;
 pub mod poll;
+mod slots;
 
 /// What became of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Acknowledged: a 2xx, or written to an open stream.
+    /// Acknowledged: a 2xx, accepted by Pub/Sub, or written to an open stream.
     Delivered,
     /// Nobody is there to receive it now, or everybody's buffer is full. Costs nothing to wait.
     Nobody,
@@ -72,4 +77,10 @@ pub struct Outgoing {
 pub trait Transport: Send + Sync + 'static {
     /// Takes a message on. Returns at once.
     fn send(&self, message: Outgoing);
+}
+
+/// TLS clients take the process-wide provider, and panic without one.
+fn install_tls_provider() {
+    // An error only says that there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }

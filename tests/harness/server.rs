@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::client::Response;
 use super::database::Database;
@@ -34,6 +35,7 @@ struct Home {
     folder: tempfile::TempDir,
     storage: Storage,
     nodes: usize,
+    env: Vec<(String, String)>,
 }
 
 /// Where a server keeps what it is told.
@@ -59,8 +61,18 @@ impl Server {
 
     /// Starts a server in real time, with more flags.
     pub fn with(extra: &[&str]) -> Server {
+        Server::with_env(extra, &[])
+    }
+
+    /// Starts a server in real time, with more flags and with variables in its environment.
+    pub fn with_env(extra: &[&str], env: &[(&str, &str)]) -> Server {
         let nodes = if store() == Store::Cluster { 3 } else { 1 };
-        Server::launch(Arc::new(Home::new(nodes)), owned(extra))
+        Server::launch(Arc::new(Home::new(nodes).with_env(env)), owned(extra))
+    }
+
+    /// Same, of one node that is spoken to without a proxy.
+    pub fn single_with_env(extra: &[&str], env: &[(&str, &str)]) -> Server {
+        Server::launch(Arc::new(Home::new(1).with_env(env)), owned(extra))
     }
 
     /// Starts a server whose time is the test's: loops paused, `now` given by every request.
@@ -135,6 +147,11 @@ impl Server {
         }
     }
 
+    /// The working directory of every node.
+    pub fn home(&self) -> &Path {
+        self.home.folder.path()
+    }
+
     pub fn storage(&self) -> &Storage {
         &self.home.storage
     }
@@ -145,6 +162,16 @@ impl Server {
         let proxy = self.proxy.iter().map(Proxy::log);
         let logs: Vec<String> = nodes.chain(proxy).collect();
         logs.join("\n---\n")
+    }
+
+    /// Waits until the server has logged something.
+    #[track_caller]
+    pub fn logs(&self, text: &str) {
+        let deadline = Instant::now() + DEADLINE;
+        while !self.log().contains(text) {
+            assert!(Instant::now() < deadline, "{text:?} is not logged");
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Sends a signal, to every node, without waiting for its effect.
@@ -167,6 +194,13 @@ impl Server {
         self.signal(signal);
         self.wait();
         self.restart_stopped()
+    }
+
+    /// Ends the server and starts another on the same store, with other flags.
+    pub fn restart_with(mut self, signal: Signal, extra: &[String]) -> Server {
+        self.signal(signal);
+        self.wait();
+        Server::launch(Arc::clone(&self.home), extra.to_vec())
     }
 
     /// Starts another server on the store of one that has ended, with the same flags.
@@ -254,7 +288,14 @@ impl Home {
             folder,
             storage,
             nodes,
+            env: Vec::new(),
         }
+    }
+
+    fn with_env(mut self, env: &[(&str, &str)]) -> Home {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        self.env = env.iter().map(owned).collect();
+        self
     }
 
     /// Of one node on storage that is there already.
@@ -264,6 +305,7 @@ impl Home {
             folder,
             storage,
             nodes: 1,
+            env: Vec::new(),
         }
     }
 
@@ -275,7 +317,11 @@ impl Home {
         }
         let mut command = bare_command(self.folder.path());
         let (found, address) = mpsc::channel();
-        let process = Process::start(command.args(args).args(extra), move |line| {
+        command
+            .args(args)
+            .args(extra)
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
+        let process = Process::start(&mut command, move |line| {
             if let Some(addr) = listening_address(line) {
                 // The receiver is gone after the first such line.
                 let _ = found.send(addr);

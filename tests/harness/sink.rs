@@ -9,7 +9,7 @@ use std::thread;
 
 use serde_json::Value;
 
-use super::http::{Connection, DEADLINE};
+use super::http::{Connection, DEADLINE, Head};
 
 /// One delivery.
 #[derive(Clone, Debug)]
@@ -18,6 +18,7 @@ pub struct Delivery {
     pub start: String,
     pub content_type: Option<String>,
     pub authorization: Option<String>,
+    pub head: Head,
     pub message: Value,
 }
 
@@ -113,6 +114,7 @@ fn serve(stream: TcpStream, script: &Mutex<VecDeque<Answer>>, sender: &Sender<De
             start: request.head.start.clone(),
             content_type: header("content-type"),
             authorization: header("authorization"),
+            head: request.head.clone(),
             message: serde_json::from_slice(&request.body).unwrap_or_default(),
         };
         let location = answer

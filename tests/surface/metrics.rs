@@ -1,12 +1,14 @@
 //! The series of protocol §2.1 and transports §7, scraped from the metrics port.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
-use crate::harness::http::Connection;
+use crate::harness::http::{Connection, DEADLINE};
 use crate::harness::server::{Server, free_port};
 use crate::harness::sse::Stream;
 
-fn scrape(port: u16) -> String {
+pub fn scrape(port: u16) -> String {
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
     let mut connection = Connection::open(address).expect("metrics are served");
     let reply = connection
@@ -16,8 +18,23 @@ fn scrape(port: u16) -> String {
     reply.text()
 }
 
+/// Waits until a counter has reached a value.
 #[track_caller]
-fn value(scraped: &str, series: &str) -> f64 {
+pub fn reaches(port: u16, series: &str, least: f64) {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let scraped = scrape(port);
+        let is_there = scraped.contains(&format!("{series} "));
+        if is_there && value(&scraped, series) >= least {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{series} in\n{scraped}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[track_caller]
+pub fn value(scraped: &str, series: &str) -> f64 {
     let line = scraped
         .lines()
         .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));

@@ -3,7 +3,7 @@
 use super::*;
 
 /// The settings that must be at least 1.
-const AT_LEAST_ONE: [&str; 20] = [
+const AT_LEAST_ONE: [&str; 23] = [
     "messages.batch_size",
     "messages.poll_interval",
     "messages.unblock_ttl",
@@ -15,6 +15,9 @@ const AT_LEAST_ONE: [&str; 20] = [
     "tasks.lease_timeout",
     "tasks.retry_timeout",
     "timeouts.poll_interval",
+    "transports.bash_exec.concurrency",
+    "transports.gcps.concurrency",
+    "transports.gcps.timeout",
     "transports.http_poll.buffer_size",
     "transports.http_poll.keep_alive",
     "transports.http_poll.max_connections",
@@ -41,7 +44,7 @@ fn every_integer_is_in_the_table_of_this_test() {
 
 #[test]
 fn integers_that_must_be_at_least_one_say_so_whatever_their_source() {
-    for key in &AT_LEAST_ONE[..18] {
+    for key in &AT_LEAST_ONE[..21] {
         let flag = keys::flag(key);
         for n in [0_i64, -5] {
             let sentence = format!("{key} must be at least 1 (got {n})");
@@ -277,6 +280,30 @@ fn other_choices_and_empty_strings_are_refused() {
             format!("{sentence} (from resonate.toml)")
         );
     }
+}
+
+#[test]
+fn the_root_of_scripts_must_be_a_directory_that_exists() {
+    const KEY: &str = "transports.bash_exec.root_dir";
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for path in ["/nonexistent/scripts", "", file.to_str().unwrap()] {
+        let sentence = format!("{KEY} must be an existing directory (got {path:?})");
+        assert_eq!(
+            given().flag(KEY, path).error(),
+            format!("{sentence} (from {})", keys::flag(KEY))
+        );
+    }
+    let path = directory.path().to_str().unwrap();
+    let config = given().env(&variable(KEY), path).config();
+    assert_eq!(config.transports.bash_exec.root_dir.as_deref(), Some(path));
+    assert_eq!(
+        given()
+            .file("transports.bash_exec.working_dir = \" \"")
+            .error(),
+        "transports.bash_exec.working_dir must not be empty (from resonate.toml)"
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::*;
 mod errors;
 mod layers;
 mod postgres;
+mod push_auth;
 pub(crate) mod reference;
 mod unknown;
 

@@ -48,7 +48,8 @@ fn as_it_is_it_changes_nothing() {
 
 #[test]
 fn with_every_key_set_it_still_gives_the_defaults() {
-    let mut config = given().file(&with_keys_set()).config();
+    // A token that the mode does not use is worth a warning.
+    let mut config = given().file(&with_keys_set()).load().unwrap().config;
     // The default URL is made of host and port, so the reference can only show it.
     assert_eq!(
         config.server.public_url(0),
@@ -59,6 +60,11 @@ fn with_every_key_set_it_still_gives_the_defaults() {
     config.server.url = None;
     // There is no default database, so the reference can only show one.
     assert!(config.storage.postgres.url.take().is_some());
+    let transports = &mut config.transports;
+    assert!(transports.http_push.auth.token.take().is_some());
+    assert!(transports.http_push.auth.audience.take().is_some());
+    assert!(transports.gcps.project.take().is_some());
+    assert!(transports.bash_exec.root_dir.take().is_some());
     assert_eq!(config, Config::default());
 }
 
@@ -108,6 +114,7 @@ fn every_number_has_its_range_and_what_was_added_says_so() {
         "server.max_in_flight_bytes",
         "storage.sqlite.synchronous",
         "messages.unblock_ttl",
+        "transports.bash_exec.concurrency",
         "transports.http_poll.stream_lifetime",
         "transports.http_poll.keep_alive",
     ] {

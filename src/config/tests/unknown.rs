@@ -84,17 +84,6 @@ fn settings_that_are_not_served_are_refused_whatever_their_source() {
         ("auth.publickey", "\"\""),
         ("auth.iss", "\"me\""),
         ("auth.aud", "\"you\""),
-        ("transports.http_push.auth.mode", "\"bearer\""),
-        ("transports.http_push.auth.token", "\"hunter2\""),
-        ("transports.http_push.auth.audience", "\"x\""),
-        ("transports.http_push.auth.header", "\"X-Token\""),
-        ("transports.gcps.enabled", "true"),
-        ("transports.gcps.project", "\"p\""),
-        ("transports.gcps.concurrency", "1"),
-        ("transports.gcps.timeout", "1"),
-        ("transports.bash_exec.enabled", "true"),
-        ("transports.bash_exec.root_dir", "\"/srv\""),
-        ("transports.bash_exec.working_dir", "\"<script>\""),
         ("observability.otlp_endpoint", "\"collector:4317\""),
         ("legacy.rest", "true"),
     ] {
@@ -114,12 +103,7 @@ fn settings_that_are_not_served_are_refused_whatever_their_source() {
 #[test]
 fn defaults_of_settings_that_are_not_served_are_harmless() {
     let config = given()
-        .file(
-            "legacy.rest = false\nobservability.otlp_endpoint = \"localhost:4317\"\n\
-             transports.gcps = { enabled = false, concurrency = 256, timeout = 10000 }\n\
-             transports.bash_exec = { enabled = false, working_dir = \"<root>\" }\n\
-             transports.http_push.auth = { mode = \"none\", header = \"Authorization\" }",
-        )
+        .file("legacy.rest = false\nobservability.otlp_endpoint = \"localhost:4317\"")
         .env("RESONATE_LEGACY__REST", "false")
         .config();
     assert_eq!(config, Config::default());

@@ -198,10 +198,10 @@ impl Outbox {
         let mut overdue = Vec::new();
         let mut refusals = 0;
         let mut bodies = Bodies::default();
-        let is_push = **queue == *address::PUSH_QUEUE;
+        let is_shared = address::is_served_anywhere(queue);
         for waiting in page {
-            // Any server can push: each sees to its share.
-            if is_push && !self.is_mine(&DeadlineKey::Promise(waiting.position().1.into())) {
+            // Any server can deliver it: each sees to its share.
+            if is_shared && !self.is_mine(&DeadlineKey::Promise(waiting.position().1.into())) {
                 continue;
             }
             match waiting {

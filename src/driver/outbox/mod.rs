@@ -28,6 +28,8 @@ use crate::protocol::message;
 use crate::protocol::record::{Id, Millis, Promise};
 use crate::store::Changes;
 use crate::telemetry::metrics::METRICS;
+use crate::transport::bash_exec::BashExec;
+use crate::transport::gcps::Gcps;
 use crate::transport::http_push::HttpPush;
 use crate::transport::poll::{self, Hub};
 use crate::transport::{Outcome, Outgoing, Receipt, Transport};
@@ -52,6 +54,10 @@ pub struct Transports {
     pub http_push: HttpPush,
     /// `poll://`.
     pub poll: Hub,
+    /// `gcps://`.
+    pub gcps: Gcps,
+    /// `bash://`, unless disabled.
+    pub bash_exec: Option<BashExec>,
 }
 
 impl Transports {
@@ -59,7 +65,8 @@ impl Transports {
         match address {
             Address::Http { .. } => Some(&self.http_push),
             Address::Poll(_) => Some(&self.poll),
-            Address::Gcps { .. } | Address::Bash(_) => None,
+            Address::Gcps { .. } => Some(&self.gcps),
+            Address::Bash(_) => self.bash_exec.as_ref().map(|bash| bash as &dyn Transport),
         }
     }
 }
@@ -71,8 +78,9 @@ pub struct Settings {
     pub server_url: String,
     /// The address grammar.
     pub address_rules: Rules,
-    /// `transports.http_push.enabled`.
-    pub is_push_enabled: bool,
+    /// The queues of enabled transports that a server delivers from by itself, whoever is connected: of
+    /// pushes, of publishes ([`address::is_served_anywhere`]), of scripts.
+    pub own_queues: Vec<Id>,
     /// `messages.poll_interval`.
     pub sweep_interval: Duration,
     /// `messages.batch_size`.
@@ -140,24 +148,28 @@ impl Outbox {
 
     /// Queues that somebody listens to.
     pub fn listened_queues(&self) -> Arc<[Id]> {
+        self.queues(|_| true)
+    }
+
+    /// Those of them that not every server can deliver from: streams, and scripts where they are enabled.
+    fn local_queues(&self) -> Arc<[Id]> {
+        self.queues(|own| !address::is_served_anywhere(own))
+    }
+
+    /// The queues of streams, and some of the server's own.
+    fn queues(&self, is_wanted: impl Fn(&str) -> bool) -> Arc<[Id]> {
         let Some(transports) = self.transports() else {
             return Arc::from([]);
         };
         let polled = transports.poll.listened_queues();
-        if !self.settings.is_push_enabled {
-            return polled;
-        }
-        polled
-            .iter()
-            .cloned()
-            .chain([address::push_queue()])
-            .collect()
+        let own = &self.settings.own_queues;
+        let own = own.iter().filter(|own| is_wanted(own));
+        polled.iter().chain(own).cloned().collect()
     }
 
     /// Whether somebody listens to the queue.
     pub fn is_listened(&self, queue: &str) -> bool {
-        let is_push = queue == address::PUSH_QUEUE && self.settings.is_push_enabled;
-        is_push
+        self.settings.own_queues.iter().any(|own| **own == *queue)
             || self
                 .transports()
                 .is_some_and(|transports| transports.poll.is_listened(queue))
@@ -216,14 +228,11 @@ impl Outbox {
             return false;
         };
         let transport = transports.of(&address);
-        if transport.is_none() {
-            self.warn_dropped(&address);
-        }
+        let scheme = scheme_of(&address);
         let (kind, body, subject) = match message {
             Message::Execute { id, version, .. } => {
-                if let Some(queue) = address.queue()
-                    && !self.lock().offers.note(id, *version, queue, source)
-                {
+                let queue = address.queue();
+                if !self.lock().offers.note(id, *version, queue, source) {
                     return true;
                 }
                 let body = message::execute(&self.settings.server_url, id, *version);
@@ -247,7 +256,7 @@ impl Outbox {
         };
         METRICS.message(kind);
         let is_refused = Arc::new(AtomicBool::new(false));
-        let receipt = self.receipt(subject, is_refused.clone());
+        let receipt = self.receipt(subject, scheme, is_refused.clone());
         match transport {
             Some(transport) => {
                 transport.send(Outgoing {
@@ -262,7 +271,12 @@ impl Outbox {
     }
 
     /// Books the outcome: of an `execute` there is nothing to book, its task's retry stands behind it.
-    fn receipt(self: &Arc<Self>, subject: Subject, is_refused: Arc<AtomicBool>) -> Receipt {
+    fn receipt(
+        self: &Arc<Self>,
+        subject: Subject,
+        scheme: &'static str,
+        is_refused: Arc<AtomicBool>,
+    ) -> Receipt {
         let outbox = self.clone();
         Receipt::new(move |outcome| {
             let status = match outcome {
@@ -271,8 +285,10 @@ impl Outbox {
                 Outcome::Nobody | Outcome::Disabled => "dropped",
             };
             METRICS.deliveries(status, 1);
-            if outcome == Outcome::Nobody {
-                is_refused.store(true, Ordering::Relaxed);
+            match outcome {
+                Outcome::Nobody => is_refused.store(true, Ordering::Relaxed),
+                Outcome::Disabled => outbox.warn_dropped(scheme),
+                Outcome::Delivered | Outcome::Failed => {}
             }
             match (subject, outcome) {
                 // What failed is offered by its retry, not as soon as there is room again.
@@ -305,13 +321,7 @@ impl Outbox {
         self.has_finished.notify_one();
     }
 
-    fn warn_dropped(&self, address: &Address) {
-        let scheme = match address {
-            Address::Gcps { .. } => "gcps",
-            Address::Bash(_) => "bash",
-            Address::Http { .. } => "http",
-            Address::Poll(_) => "poll",
-        };
+    fn warn_dropped(&self, scheme: &'static str) {
         if self.lock().dropped_schemes.insert(scheme) {
             tracing::warn!(
                 scheme,
@@ -369,15 +379,16 @@ impl Outbox {
 
     /// Runs the bookkeeping until the task is dropped.
     pub async fn run(self: &Arc<Self>, engine: &Arc<Engine>) {
-        // An earlier run may have ended in the middle of a pump; before the first, pushes wait.
+        // An earlier run may have ended in the middle of a pump; before the first, pushes and publishes
+        // wait.
         self.lock().backlog.clear();
         let queues = self.listened_queues();
-        // The pushes of other servers are under way. Those that one left behind are offered when they are
-        // due again.
+        // The pushes and publishes of other servers are under way. Those that one left behind are offered
+        // when they are due again.
         let is_alone = self.settings.cluster.is_none();
         let queues = queues
             .iter()
-            .filter(|queue| is_alone || ***queue != *address::PUSH_QUEUE);
+            .filter(|queue| is_alone || !address::is_served_anywhere(queue));
         self.pump_soon(queues.cloned());
         tokio::join!(
             self.book_finished(engine),
@@ -389,6 +400,15 @@ impl Outbox {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn scheme_of(address: &Address) -> &'static str {
+    match address {
+        Address::Gcps { .. } => "gcps",
+        Address::Bash(_) => "bash",
+        Address::Http { .. } => "http",
+        Address::Poll(_) => "poll",
     }
 }
 
@@ -448,6 +468,22 @@ impl crate::transport::http_push::Observer for Observer {
     fn room_push(&self) {
         if let Some(outbox) = self.0.upgrade() {
             outbox.pump_soon([address::push_queue()]);
+        }
+    }
+}
+
+impl crate::transport::gcps::Observer for Observer {
+    fn room_publish(&self) {
+        if let Some(outbox) = self.0.upgrade() {
+            outbox.pump_soon([address::gcps_queue()]);
+        }
+    }
+}
+
+impl crate::transport::bash_exec::Observer for Observer {
+    fn room_bash(&self) {
+        if let Some(outbox) = self.0.upgrade() {
+            outbox.pump_soon([address::bash_queue()]);
         }
     }
 }

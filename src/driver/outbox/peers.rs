@@ -49,22 +49,26 @@ impl Outbox {
         let address = Address::parse(address, &self.settings.address_rules);
         let route = match &address {
             Some(Address::Poll(poll)) => self.route(cluster, poll),
+            // Where no server runs scripts, this one says so.
+            Some(Address::Bash(_)) if !self.is_listened(address::BASH_QUEUE) => cluster
+                .listener(address::BASH_QUEUE)
+                .map_or(Route::Here, Route::To),
             _ => Route::Here,
         };
         match route {
             Route::To(node) => cluster.offer(node, Parcel::of(message)),
-            Route::Nobody => cluster.wake(address.and_then(|address| address.queue())),
+            Route::Nobody => cluster.wake(address.map(|address| address.queue())),
             Route::Here => {
                 if self.send(message, Source::Dispatch, bodies) {
                     return;
                 }
                 // Everybody here is busy.
-                let Some(queue) = address.and_then(|address| address.queue()) else {
+                let Some(queue) = address.map(|address| address.queue()) else {
                     return;
                 };
                 match cluster.listener(&queue) {
                     Some(node) => cluster.offer(node, Parcel::of(message)),
-                    None if *queue == *address::PUSH_QUEUE => cluster.wake([queue]),
+                    None if address::is_served_anywhere(&queue) => cluster.wake([queue]),
                     None => {}
                 }
             }
@@ -116,10 +120,7 @@ pub struct Ear {
 #[async_trait]
 impl Inbox for Ear {
     fn listened(&self) -> Arc<[Id]> {
-        match self.outbox.transports() {
-            Some(transports) => transports.poll.listened_queues(),
-            None => Arc::from([]),
-        }
+        self.outbox.local_queues()
     }
 
     fn woken(&self, queues: &[Id]) {

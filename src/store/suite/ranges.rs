@@ -102,7 +102,7 @@ pub(crate) async fn task_pages_show_tasks_only(store: &dyn Store) {
         store,
         [
             plain("a"),
-            pending("b", "gcps://p/w", 5),
+            pending("b", "bash:///w", 5),
             late,
             acquired("d", "p", 9),
         ],
@@ -156,7 +156,7 @@ fn deadline(at: Millis, key: DeadlineKey) -> Deadline {
     Deadline { at, key }
 }
 
-/// One object or schedule per reason to be woken, at 10, 20, … 80.
+/// One object or schedule per reason to be woken, at 10, 20, … 80; `nowhere:…` has no queue.
 async fn one_deadline_each(store: &dyn Store) -> Vec<Deadline> {
     let mut timer = plain("timer");
     timer.armed = true;
@@ -164,7 +164,7 @@ async fn one_deadline_each(store: &dyn Store) -> Vec<Deadline> {
     let mut unarmed = plain("unarmed");
     unarmed.promise.timeout_at = 15;
     let mut listened = plain("listened");
-    listened.listeners = [(id("gcps://p/l"), Listener::default())].into();
+    listened.listeners = [(id("nowhere:l"), Listener::default())].into();
     insert(
         store,
         [
@@ -172,10 +172,10 @@ async fn one_deadline_each(store: &dyn Store) -> Vec<Deadline> {
             unarmed,
             listened,
             acquired("leased", "p", 20),
-            pending("retried", "gcps://p/w", 30),
+            pending("retried", "nowhere:w", 30),
             pending("queued", "poll://any@g", 40),
             pending("named", "poll://uni@g/1", 50),
-            unblocking("told", "gcps://p/l", 3, 60),
+            unblocking("told", "nowhere:l", 3, 60),
             unblocking("heard", "poll://any@h/x", 3, 70),
         ],
     )
@@ -189,7 +189,7 @@ async fn one_deadline_each(store: &dyn Store) -> Vec<Deadline> {
         promise(30, "retried"),
         promise(40, "queued"),
         promise(50, "named"),
-        unblock(60, "told", "gcps://p/l"),
+        unblock(60, "told", "nowhere:l"),
         unblock(70, "heard", "poll://any@h/x"),
         deadline(80, DeadlineKey::Schedule(id("cron"))),
     ]
@@ -273,7 +273,7 @@ pub(crate) async fn waiting_messages_come_in_pages(store: &dyn Store) {
             unblocking("e", address, 3, 10),
             pending("elsewhere", "poll://any@h", 10),
             pending("named", "poll://uni@g/1", 10),
-            pending("pushed", "gcps://p/w", 10),
+            pending("script", "bash:///w", 10),
             acquired("held", "p", 10),
         ],
     )

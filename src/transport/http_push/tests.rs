@@ -209,7 +209,7 @@ async fn a_slow_or_endless_answer_body_does_not_hold_up_anything() {
         let told = send(&push, &format!("http://{address}/{path}"));
         assert_eq!(outcome(told).await, Outcome::Delivered);
     }
-    eventually(|| push.shared.lock().running == 0).await;
+    eventually(|| push.slots.as_ref().unwrap().running() == 0).await;
 }
 
 #[tokio::test]
@@ -219,7 +219,7 @@ async fn overflow_is_handed_back_and_offered_again_once_the_queue_drained() {
     let mut told: Vec<_> = (0..4).map(|_| send(&push, &url)).collect();
     assert_eq!(outcome(send(&push, &url)).await, Outcome::Nobody);
     eventually(|| arrived.load(Ordering::SeqCst) == 2).await;
-    assert_eq!(push.shared.lock().running, 2);
+    assert_eq!(push.slots.as_ref().unwrap().running(), 2);
     assert_eq!(heard.0.load(Ordering::SeqCst), 0);
 
     gate.add_permits(1);
@@ -229,7 +229,7 @@ async fn overflow_is_handed_back_and_offered_again_once_the_queue_drained() {
     for told in told {
         assert_eq!(outcome(told).await, Outcome::Delivered);
     }
-    eventually(|| push.shared.lock().running == 0).await;
+    eventually(|| push.slots.as_ref().unwrap().running() == 0).await;
     assert_eq!(heard.0.load(Ordering::SeqCst), 1);
 }
 
@@ -264,7 +264,7 @@ async fn closing_aborts_what_takes_too_long() {
         .await
         .unwrap();
     assert_eq!(outcome(told).await, Outcome::Nobody);
-    assert_eq!(push.shared.lock().running, 0);
+    assert_eq!(push.slots.as_ref().unwrap().running(), 0);
 }
 
 #[tokio::test]
@@ -326,11 +326,11 @@ async fn https_needs_a_certificate_that_is_trusted_for_the_host() {
     assert_eq!(outcome(send(&push, &named)).await, Outcome::Failed);
 
     let root = reqwest::Certificate::from_pem(issuer.as_bytes()).unwrap();
-    let client = client_builder(settings())
+    let client = client_builder(&settings())
         .tls_certs_merge([root])
         .build()
         .unwrap();
-    let push = HttpPush::with_client(Some(client), settings(), heard);
+    let push = HttpPush::with_client(client, settings(), heard);
     assert_eq!(outcome(send(&push, &named)).await, Outcome::Delivered);
     assert_eq!(outcome(send(&push, &unnamed)).await, Outcome::Failed);
 }
@@ -340,7 +340,7 @@ async fn the_log_reason_names_the_cause_and_no_url() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let client = super::client(settings()).unwrap();
+    let client = super::client(&settings()).unwrap();
     for url in [
         format!("http://user:secret@{address}/secret?token=secret"),
         "https://secret.invalid/secret".to_owned(),
