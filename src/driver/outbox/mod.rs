@@ -109,6 +109,9 @@ struct State {
     held: BTreeMap<Id, Message>,
     /// `unblock` (promise, address) with a transport, or delivered and not yet booked.
     in_flight: HashSet<(Id, Id)>,
+    /// Delivered and booked while a page of waiting messages was being read, which may have them still: in flight until
+    /// it is dealt with. None while no page is.
+    booked: Option<Vec<(Id, Id)>>,
     /// Bookkeeping steps of finished deliveries, until they are committed; all are in flight.
     finished: VecDeque<Step>,
     /// `unblock` messages that failed: they wait for their retry, no pump offers them. Only a memory:
@@ -369,6 +372,7 @@ impl Outbox {
         // An earlier run may have ended in the middle of a pump; before the first, pushes and publishes
         // wait.
         self.lock().backlog.clear();
+        self.page_done();
         let queues = self.listened_queues();
         // The pushes and publishes of other servers are under way. Those that one left behind are offered
         // when they are due again.
