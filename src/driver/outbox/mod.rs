@@ -232,10 +232,12 @@ impl Outbox {
             return false;
         };
         let transport = transports.table.of(&address);
+        let mut is_stale = None;
         let (kind, body, subject) = match message {
             Message::Execute { id, version, .. } => {
                 let queue = address.queue();
-                if !self.lock().offers.note(id, *version, queue, source) {
+                is_stale = self.lock().offers.note(id, *version, queue, source);
+                if is_stale.is_none() {
                     return true;
                 }
                 let body = message::execute(&self.settings.server_url, id, *version);
@@ -259,7 +261,10 @@ impl Outbox {
         };
         METRICS.message(kind);
         let is_refused = Arc::new(AtomicBool::new(false));
-        let receipt = self.receipt(subject, is_refused.clone());
+        let mut receipt = self.receipt(subject, is_refused.clone());
+        if let Some(is_stale) = is_stale {
+            receipt = receipt.unless(is_stale);
+        }
         match transport {
             Some(transport) => {
                 transport.send(Outgoing {
@@ -343,9 +348,27 @@ impl Outbox {
         self.lock().held.values().cloned().collect()
     }
 
-    /// Takes note of tasks that are no longer pending at the version offered.
+    /// Takes note of tasks that are no longer pending at the version offered, or to be offered.
     pub fn committed(&self, changes: &Changes) {
-        self.lock().offers.committed(changes);
+        let mut state = self.lock();
+        state.offers.committed(changes);
+        if state.held_back.is_empty() {
+            return;
+        }
+        for change in &changes.objects {
+            let task = change.before.as_ref().and_then(|o| o.task.as_ref());
+            let Some((task, offer_at)) = task.and_then(|task| Some((task, task.offer_at?))) else {
+                continue;
+            };
+            let is_same = change.after.task.as_ref().is_some_and(|after| {
+                (after.state, after.version, after.offer_at)
+                    == (task.state, task.version, task.offer_at)
+            });
+            if !is_same {
+                let id = change.after.promise.id.clone();
+                state.held_back.remove(&(offer_at, id));
+            }
+        }
     }
 
     /// Forgets everything held (`debug.reset`).

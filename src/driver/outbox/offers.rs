@@ -5,6 +5,8 @@
 //! offer repeats it, and recipients tolerate that.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -32,6 +34,8 @@ struct Offer {
     queue: Id,
     /// Found waiting at this instant, before its own dispatch was seen.
     pumped_at: Option<Instant>,
+    /// The task is no longer pending at the version offered.
+    is_stale: Arc<AtomicBool>,
 }
 
 /// See the module documentation.
@@ -39,18 +43,24 @@ struct Offer {
 pub(super) struct Offers(HashMap<Id, Offer>);
 
 impl Offers {
-    /// Notes that a task is about to be offered. Returns whether it should be: not if a pump finds what
-    /// was offered already, or if a dispatch was overtaken by a pump.
-    pub fn note(&mut self, id: &Id, version: i64, queue: Id, source: Source) -> bool {
+    /// Notes that a task is about to be offered. Returns a flag that is set once the offer is stale; none if it
+    /// should not be made: if a pump finds what was offered already, or a dispatch was overtaken by a pump.
+    pub fn note(
+        &mut self,
+        id: &Id,
+        version: i64,
+        queue: Id,
+        source: Source,
+    ) -> Option<Arc<AtomicBool>> {
         if let Some(offer) = self.0.get_mut(id).filter(|offer| offer.version == version) {
             let pumped_at = offer.pumped_at.take();
             match source {
                 Source::Pump => {
                     offer.pumped_at = pumped_at;
-                    return false;
+                    return None;
                 }
                 Source::Dispatch if pumped_at.is_some_and(|at| at.elapsed() < DISPATCH_LAG_MAX) => {
-                    return false;
+                    return None;
                 }
                 Source::Dispatch => {}
             }
@@ -59,15 +69,28 @@ impl Offers {
             self.0.clear();
         }
         let pumped_at = (source == Source::Pump).then(Instant::now);
-        self.0.insert(
-            id.clone(),
-            Offer {
-                version,
-                queue,
-                pumped_at,
+        let offer = Offer {
+            version,
+            queue,
+            pumped_at,
+            is_stale: Arc::default(),
+        };
+        let offer = match self.0.remove(id) {
+            // It may be under way still: what is true of it is true of this one.
+            Some(earlier) if earlier.version == version => Offer {
+                is_stale: earlier.is_stale,
+                ..offer
             },
-        );
-        true
+            earlier => {
+                if let Some(earlier) = earlier {
+                    earlier.is_stale.store(true, Ordering::Relaxed);
+                }
+                offer
+            }
+        };
+        let is_stale = Arc::clone(&offer.is_stale);
+        self.0.insert(id.clone(), offer);
+        Some(is_stale)
     }
 
     /// The offer met nobody.
@@ -95,8 +118,8 @@ impl Offers {
             let is_over = self.0.get(id).is_some_and(|offer| {
                 task.state != TaskState::Pending || task.version != offer.version
             });
-            if is_over {
-                self.0.remove(id);
+            if is_over && let Some(offer) = self.0.remove(id) {
+                offer.is_stale.store(true, Ordering::Relaxed);
             }
         }
     }
@@ -112,7 +135,8 @@ mod tests {
     use super::*;
 
     fn note(offers: &mut Offers, version: i64, source: Source) -> bool {
-        offers.note(&"t".into(), version, "any@g".into(), source)
+        let offered = offers.note(&"t".into(), version, "any@g".into(), source);
+        offered.is_some()
     }
 
     #[tokio::test(start_paused = true)]
