@@ -41,6 +41,7 @@ mod cluster {
 mod model;
 
 mod protocol {
+    mod addresses;
     mod deadlines;
     mod debug;
     mod dispatch;
