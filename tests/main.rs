@@ -91,6 +91,7 @@ mod surface {
     mod push;
     mod push_auth;
     mod sse;
+    mod stalled;
     mod targets;
 }
 
