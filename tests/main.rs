@@ -75,6 +75,7 @@ mod storage {
     mod content;
     mod crash;
     mod database;
+    mod deliveries;
     mod schema;
     pub mod workflow;
 }
