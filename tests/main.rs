@@ -34,6 +34,7 @@ mod cluster {
     mod ledger;
     mod messages;
     mod relay;
+    mod scripts;
     mod stored;
     mod worker;
 }

@@ -250,11 +250,6 @@ fn a_database_that_crashes_under_load_loses_nothing_and_is_served_again_at_once(
     ledger.faults.expect_none();
 }
 
-fn address(database: &Database) -> SocketAddr {
-    let url = url::Url::parse(&database.url()).expect("a URL");
-    url.socket_addrs(|| None).expect("an address")[0]
-}
-
 /// A connection to the database past the server.
 struct Sql {
     runtime: tokio::runtime::Runtime,
@@ -297,7 +292,7 @@ impl Sql {
 #[test]
 fn a_commit_whose_answer_is_lost_is_answered_as_it_happened() {
     let database = Database::fresh();
-    let relay = Relay::start(address(&database));
+    let relay = Relay::to(&database);
     let url = relay.url(&database.url());
     let servers = [(); 2].map(|()| Server::on(&url, &[]));
     let nodes = Nodes::new(servers.each_ref().map(Server::addr));
@@ -338,7 +333,7 @@ fn a_commit_whose_answer_is_lost_is_answered_as_it_happened() {
 fn a_commit_under_way_when_its_connection_breaks_is_waited_for() {
     let cluster = Postgres::start();
     let database = Database::fresh_on(cluster.url());
-    let relay = Relay::start(address(&database));
+    let relay = Relay::to(&database);
     let server = Server::on(&relay.url(&database.url()), &[]);
     let [sql, other] = [(); 2].map(|()| Sql::connect(&database));
     let target = json!({"resonate:target": "poll://any@nobody"});
