@@ -62,7 +62,9 @@ pub async fn run(
     };
     let mut figures = Figures::new(name)?;
     // What the first request makes the server allocate is no stream's.
-    client.call("promise.create", promise(&client.run, &json!({}))).await?;
+    client
+        .call("promise.create", promise(&client.run, &json!({})))
+        .await?;
 
     let before = usage(pid)?;
     let started_at = Instant::now();
@@ -80,7 +82,10 @@ pub async fn run(
         let idling = idle.cpu.saturating_sub(opened.cpu).as_secs_f64();
         let idle_s = idle_since.elapsed().as_secs_f64().max(1e-9);
         figures.note("rss_before_mib", before.rss_kib / 1024.0);
-        figures.note("rss_per_stream_kib", (idle.rss_kib - before.rss_kib) / streams);
+        figures.note(
+            "rss_per_stream_kib",
+            (idle.rss_kib - before.rss_kib) / streams,
+        );
         figures.note("opening_cpu_us_per_stream", opening * 1e6 / streams);
         figures.note("idle_cpu_percent", idling / idle_s * 100.0);
     }
@@ -126,7 +131,10 @@ fn listen(streams: Vec<Stream>) -> (mpsc::UnboundedReceiver<anyhow::Result<Heard
                 let is_over = message.is_err();
                 let message = message.map(|message| Heard {
                     stream: index,
-                    task: message["data"]["task"]["id"].as_str().unwrap_or_default().to_owned(),
+                    task: message["data"]["task"]["id"]
+                        .as_str()
+                        .unwrap_or_default()
+                        .to_owned(),
                     at: Instant::now(),
                 });
                 if tell.send(message).is_err() || is_over {
@@ -184,8 +192,13 @@ async fn close(
     listeners.shutdown().await;
     let sent_at = Instant::now();
     let id = format!("{}-last", client.run);
-    client.call("promise.create", promise(&id, &json!({}))).await?;
-    figures.note("create_while_closing_ms", sent_at.elapsed().as_secs_f64() * 1000.0);
+    client
+        .call("promise.create", promise(&id, &json!({})))
+        .await?;
+    figures.note(
+        "create_while_closing_ms",
+        sent_at.elapsed().as_secs_f64() * 1000.0,
+    );
     if let Some(before) = before {
         // Long enough for what closing leaves to do.
         tokio::time::sleep(Duration::from_secs(2)).await;

@@ -17,8 +17,9 @@ use crate::protocol::record::{Id, Millis, Promise, PromiseState, Schedule, TaskS
 
 use super::rows::counted;
 use super::{
-    Changes, Deadline, DeadlineKey, Dump, Error, Loaded, Need, PromisePage, QueueCursor, Queues,
-    Result, SchedulePage, Store, TaskPage, Transaction, Waiting, WaitingCount, WaitingKind,
+    Changes, Deadline, DeadlineKey, Dump, Error, Loaded, MessageKind, Need, PromisePage,
+    QueueCursor, Queues, Result, SchedulePage, Store, TaskPage, Transaction, Waiting, WaitingCount,
+    WaitingKind,
 };
 
 /// A store in memory.
@@ -64,13 +65,7 @@ struct State {
 }
 
 /// A message that may have to be sent again at an instant: (retry, id, address, kind).
-type QueueEntry = (Millis, Id, Id, Kind);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    Execute,
-    Unblock,
-}
+type QueueEntry = (Millis, Id, Id, MessageKind);
 
 /// Puts an entry into an ordered index, or takes it out.
 fn mark<T: Ord>(index: &mut BTreeSet<T>, entry: T, is_present: bool) {
@@ -136,7 +131,7 @@ impl State {
             };
             let stale = (enqueued_at, id.clone(), address.clone());
             mark(&mut self.unblocks, stale, is_present);
-            let entry = (retry_at, id.clone(), address.clone(), Kind::Unblock);
+            let entry = (retry_at, id.clone(), address.clone(), MessageKind::Unblock);
             self.index_queue(entry, is_present);
         }
     }
@@ -156,7 +151,7 @@ impl State {
             TaskState::Pending => {
                 if let Some(retry_at) = task.retry_at {
                     let target = object.promise.tags.target().unwrap_or_default();
-                    let entry = (retry_at, id.clone(), target.into(), Kind::Execute);
+                    let entry = (retry_at, id.clone(), target.into(), MessageKind::Execute);
                     self.index_queue(entry, is_present);
                 }
             }
@@ -207,8 +202,8 @@ impl State {
         let message = |(at, id, address, kind): &QueueEntry| Deadline {
             at: *at,
             key: match kind {
-                Kind::Execute => DeadlineKey::Promise(id.clone()),
-                Kind::Unblock => DeadlineKey::Unblock(id.clone(), address.clone()),
+                MessageKind::Execute => DeadlineKey::Promise(id.clone()),
+                MessageKind::Unblock => DeadlineKey::Unblock(id.clone(), address.clone()),
             },
         };
         let is_due = |(at, _): &&(Millis, Id)| *at <= until;
@@ -241,6 +236,7 @@ impl State {
     fn waiting(
         &self,
         queue: &str,
+        kind: MessageKind,
         now: Millis,
         after: Option<&QueueCursor>,
         limit: usize,
@@ -249,11 +245,12 @@ impl State {
             return Vec::new();
         };
         let start = match after.cloned() {
-            Some((at, id, address)) => Bound::Excluded((at, id, address, Kind::Unblock)),
+            Some((at, id, address)) => Bound::Excluded((at, id, address, MessageKind::Unblock)),
             None => Bound::Unbounded,
         };
         let page = entries.range((start, Bound::Unbounded));
-        page.filter_map(|entry| self.offered(entry, now))
+        page.filter(|entry| entry.3 == kind)
+            .filter_map(|entry| self.offered(entry, now))
             .take(limit)
             .collect()
     }
@@ -263,8 +260,8 @@ impl State {
         let (_, id, address, kind) = entry;
         let object = self.objects.get(id)?;
         match kind {
-            Kind::Execute => object.task.as_ref()?.offer_at,
-            Kind::Unblock => object.listeners.get(address)?.enqueued_at,
+            MessageKind::Execute => object.task.as_ref()?.offer_at,
+            MessageKind::Unblock => object.listeners.get(address)?.enqueued_at,
         }
     }
 
@@ -273,7 +270,7 @@ impl State {
         let (retry_at, id, address, kind) = entry;
         let object = self.objects.get(id)?;
         match kind {
-            Kind::Execute => {
+            MessageKind::Execute => {
                 let task = object.task.as_ref()?;
                 (task.offer_at? <= now).then(|| Waiting::Execute {
                     id: id.clone(),
@@ -282,7 +279,7 @@ impl State {
                     retry_at: *retry_at,
                 })
             }
-            Kind::Unblock => {
+            MessageKind::Unblock => {
                 let listener = object.listeners.get(address)?;
                 (listener.enqueued_at? <= now).then(|| Waiting::Unblock {
                     promise: object.promise.clone(),
@@ -418,11 +415,12 @@ impl Store for MemoryStore {
     async fn waiting(
         &self,
         queue: &str,
+        kind: MessageKind,
         now: Millis,
         after: Option<&QueueCursor>,
         limit: usize,
     ) -> Result<Vec<Waiting>> {
-        Ok(self.read_state().waiting(queue, now, after, limit))
+        Ok(self.read_state().waiting(queue, kind, now, after, limit))
     }
 
     async fn queues(
@@ -434,7 +432,7 @@ impl Store for MemoryStore {
         let state = self.read_state();
         let is_after = |queue: &&Id| after.is_none_or(|after| ***queue > *after);
         let is_wanted = |entry: &QueueEntry| match kind {
-            WaitingKind::Execute => entry.3 == Kind::Execute,
+            WaitingKind::Execute => entry.3 == MessageKind::Execute,
             WaitingKind::Any => true,
         };
         let queues = state.queues.iter();
@@ -465,7 +463,10 @@ impl Store for MemoryStore {
             });
             offered.collect()
         };
-        Ok(counted(count(Kind::Execute), count(Kind::Unblock)))
+        Ok(counted(
+            count(MessageKind::Execute),
+            count(MessageKind::Unblock),
+        ))
     }
 
     async fn stale_unblocks(&self, before: Millis, limit: usize) -> Result<Vec<(Id, Id)>> {
