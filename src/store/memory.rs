@@ -7,6 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+#[cfg(test)]
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use async_trait::async_trait;
@@ -28,6 +30,21 @@ pub struct MemoryStore {
     state: RwLock<State>,
     /// Held from `begin` to the end of the batch.
     writer: tokio::sync::Mutex<()>,
+    /// What it was asked for, for tests of what things cost.
+    #[cfg(test)]
+    pub(crate) work: Work,
+}
+
+/// Counts since the start.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    /// Pages of waiting messages read.
+    pub pages: AtomicUsize,
+    /// Messages on them.
+    pub waiting: AtomicUsize,
+    /// Objects written.
+    pub written: AtomicUsize,
 }
 
 impl MemoryStore {
@@ -343,6 +360,11 @@ impl Transaction for MemoryTransaction<'_> {
         let mut state = self.store.write_state();
         state.check(changes)?;
         state.apply(changes);
+        #[cfg(test)]
+        {
+            let written = changes.objects.len();
+            self.store.work.written.fetch_add(written, Ordering::SeqCst);
+        }
         Ok(())
     }
 }
@@ -420,7 +442,13 @@ impl Store for MemoryStore {
         after: Option<&QueueCursor>,
         limit: usize,
     ) -> Result<Vec<Waiting>> {
-        Ok(self.read_state().waiting(queue, kind, now, after, limit))
+        let page = self.read_state().waiting(queue, kind, now, after, limit);
+        #[cfg(test)]
+        {
+            self.work.pages.fetch_add(1, Ordering::SeqCst);
+            self.work.waiting.fetch_add(page.len(), Ordering::SeqCst);
+        }
+        Ok(page)
     }
 
     async fn queues(
