@@ -18,6 +18,9 @@ use std::collections::{HashMap, VecDeque};
 use crate::protocol::record::{Id, Millis};
 use crate::store::{MessageKind, QueueCursor};
 
+/// Pages of tasks after which a pump looks again for what is overdue.
+const PAGES_MAX: usize = 64;
+
 /// Where a pump begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Start {
@@ -54,6 +57,8 @@ struct Line {
     has_started: bool,
     /// Asked for once more since.
     again: Option<Start>,
+    /// Pages of this pump.
+    pages: usize,
     after: Option<QueueCursor>,
     reached: Option<QueueCursor>,
     /// The first that nobody has, of those that somebody was to have.
@@ -63,6 +68,14 @@ struct Line {
 impl Line {
     fn is_blank(&self) -> bool {
         !self.is_asked_for && self.reached.is_none() && self.missed.is_none()
+    }
+
+    fn forget(&mut self) {
+        self.reached = None;
+        self.missed = None;
+        if self.has_started {
+            self.again = Some(Start::First);
+        }
     }
 }
 
@@ -101,7 +114,7 @@ impl Backlog {
     /// The next page. [`Backlog::done`], [`Backlog::more`] or [`Backlog::again`] must follow.
     pub fn next(&mut self) -> Option<Turn> {
         let key = self.turns.pop_front()?;
-        let line = self.lines.get_mut(&key)?;
+        let line = self.lines.entry(key.clone()).or_default();
         if !line.has_started {
             line.has_started = true;
             let missed = line.missed.take();
@@ -120,8 +133,15 @@ impl Backlog {
 
     /// There is more after this page, which ends at `after`.
     pub fn more(&mut self, turn: Turn, after: QueueCursor) {
-        let key = (turn.queue, turn.kind);
-        if let Some(line) = self.lines.get_mut(&key) {
+        let key = (turn.queue.clone(), turn.kind);
+        let Some(line) = self.lines.get_mut(&key) else {
+            return;
+        };
+        line.pages += 1;
+        if line.pages >= PAGES_MAX && turn.kind == MessageKind::Execute {
+            line.again = line.again.max(Some(Start::Reached));
+            self.done(turn, Some(after));
+        } else {
             line.after = Some(after);
             self.turns.push_back(key);
         }
@@ -144,6 +164,7 @@ impl Backlog {
         };
         line.is_asked_for = false;
         line.has_started = false;
+        line.pages = 0;
         line.after = None;
         let again = line.again.take();
         line.reached = match key.1 {
@@ -178,30 +199,28 @@ impl Backlog {
         line.is_some_and(|line| line.is_asked_for)
     }
 
-    /// Forgets how far a queue has got; nobody listens any more. Answers whether tasks were seen in it.
-    pub fn forget(&mut self, queue: &Id) -> bool {
+    /// Forgets how far queues have got, unless it is still true.
+    pub fn retain(&mut self, is_true: impl Fn(&Id) -> bool) {
+        self.lines.retain(|(queue, _), line| {
+            if !is_true(queue) {
+                line.forget();
+            }
+            !line.is_blank()
+        });
+    }
+
+    /// Forgets how far a queue has got: nobody listens any more.
+    pub fn forget(&mut self, queue: &Id) {
         let key = (queue.clone(), MessageKind::Execute);
-        let Some(line) = self.lines.get_mut(&key) else {
-            return false;
-        };
-        let was_reached = line.reached.take().is_some();
-        line.missed = None;
-        if line.has_started {
-            line.again = Some(Start::First);
+        if let Some(line) = self.lines.get_mut(&key) {
+            line.forget();
+            if line.is_blank() {
+                self.lines.remove(&key);
+            }
         }
-        if line.is_blank() {
-            self.lines.remove(&key);
-        }
-        was_reached
     }
 
-    /// Forgets the queues that nobody listens to.
-    pub fn retain(&mut self, is_listened: impl Fn(&Id) -> bool) {
-        self.lines
-            .retain(|(queue, _), line| line.is_asked_for || is_listened(queue));
-    }
-
-    /// Forgets everything.
+    /// Forgets everything. Not in the middle of a page: nothing may follow it.
     pub fn clear(&mut self) {
         *self = Backlog::default();
     }
@@ -300,9 +319,30 @@ mod tests {
         pump_to(&mut backlog, Start::Reached, "q E 0 4", Some(at(9)));
         pump_to(&mut backlog, Start::Reached, "q E 0 9", Some(at(9)));
         pump_to(&mut backlog, Start::First, "q E 0 0", Some(at(9)));
-        assert!(backlog.forget(&queue));
+        backlog.forget(&queue);
         pump_to(&mut backlog, Start::Reached, "q E 0 0", None);
         assert!(backlog.lines.is_empty());
+    }
+
+    #[test]
+    fn a_long_pump_looks_at_the_front_now_and_then() {
+        let mut backlog = Backlog::default();
+        backlog.add(&"q".into(), Start::Reached);
+        let mut starts = Vec::new();
+        for retry_at in 1..200 {
+            let (turn, text) = loop {
+                let (turn, text) = next(&mut backlog).expect("a turn");
+                if turn.kind == MessageKind::Execute {
+                    break (turn, text);
+                }
+                backlog.done(turn, None);
+            };
+            if turn.after.is_none() {
+                starts.push(text);
+            }
+            backlog.more(turn, at(retry_at));
+        }
+        assert_eq!(starts, ["q E 0 0", "q E 0 64", "q E 0 128", "q E 0 192"]);
     }
 
     #[test]

@@ -370,7 +370,7 @@ impl Outbox {
         state.held_back.clear();
         state.offers.clear();
         state.backing_off.clear();
-        state.backlog.clear();
+        state.backlog.retain(|_| false);
     }
 
     /// Has everything that waits in these queues offered.
