@@ -24,6 +24,8 @@ use crate::transport::Table;
 use crate::transport::http_push::{self, HttpPush};
 use crate::transport::poll::{self, Events, Hub};
 
+mod crowds;
+
 const START: Millis = 1_000_000;
 
 struct Rig {
@@ -40,6 +42,8 @@ struct Setup {
     concurrency: usize,
     unblock_ttl_ms: Millis,
     sweep_interval: Duration,
+    max_connections: usize,
+    retry_timeout_ms: Millis,
 }
 
 impl Setup {
@@ -50,6 +54,8 @@ impl Setup {
             concurrency: 2,
             unblock_ttl_ms: 3_600_000,
             sweep_interval: Duration::from_secs(1),
+            max_connections: 1000,
+            retry_timeout_ms: 30_000,
         }
     }
 
@@ -75,6 +81,7 @@ impl Setup {
         let room = observer.room(push_queue());
         let poll = poll::Settings {
             buffer_size: self.buffer_size,
+            max_connections: self.max_connections,
             ..poll::Settings::default()
         };
         let hub = Hub::new(poll, Arc::new(observer));
@@ -94,7 +101,7 @@ impl Setup {
             store: store.clone(),
             clock,
             config: machine::Config {
-                retry_timeout_ms: 30_000,
+                retry_timeout_ms: self.retry_timeout_ms,
             },
             hooks: drivers.clone(),
             request_deadline: Duration::from_secs(8),

@@ -24,11 +24,17 @@ pub mod http_push;
 pub mod poll;
 mod slots;
 
+/// Names a stream, for as long as the process lives; a newer one has a greater name.
+pub type StreamId = u64;
+
 /// What became of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Acknowledged: a 2xx, accepted by Pub/Sub, or written to an open stream.
+    /// Acknowledged: a 2xx, accepted by Pub/Sub, or taken by the worker that runs scripts.
     Delivered,
+    /// Written to an open stream, which is an acknowledgement too. Who reads it may be gone before
+    /// acting upon it: then this stream closes.
+    Written(StreamId),
     /// Nobody is there to receive it now, or everybody's buffer is full. Costs nothing to wait.
     Nobody,
     /// It was tried and failed; try again later.

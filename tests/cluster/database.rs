@@ -29,7 +29,9 @@ const WRITERS: usize = 6;
 const RESTARTS: usize = 3;
 /// Every so many restarts the database stays away for longer than a request is held.
 const LONG_OUTAGES: usize = 3;
-/// Longer than `server.request_deadline`.
+/// `server.request_deadline`, by default.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(8);
+/// Longer than that.
 const OUTAGE: Duration = Duration::from_secs(10);
 /// How long a server may take to serve once the database does.
 const RESUMING_MAX: Duration = Duration::from_secs(5);
@@ -191,6 +193,7 @@ fn a_database_that_crashes_under_load_loses_nothing_and_is_served_again_at_once(
             thread::sleep(Duration::from_millis(fastrand::u64(..500)));
             let refused = ledger.counted("503");
             health.changes();
+            let stopped = Instant::now();
             cluster.stop(Stop::Immediate);
             health.set(DOWN);
             let is_long = restart % LONG_OUTAGES == 0;
@@ -211,7 +214,9 @@ fn a_database_that_crashes_under_load_loses_nothing_and_is_served_again_at_once(
             });
             readied.push(began.elapsed());
             let refused = ledger.counted("503") - refused;
-            if !is_long && refused > 0 {
+            // A machine that is busy may take longer than requests are held to start a database.
+            let is_short = !is_long && stopped.elapsed() < REQUEST_DEADLINE;
+            if is_short && refused > 0 {
                 let fault = format!("{refused} requests were not held through a short outage");
                 ledger.faults.add(fault);
             }

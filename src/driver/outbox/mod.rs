@@ -30,7 +30,7 @@ use crate::store::Changes;
 use crate::telemetry::metrics::METRICS;
 use crate::transport::health::Health;
 use crate::transport::poll::{self, Hub};
-use crate::transport::{Outcome, Outgoing, Receipt, Room, Table};
+use crate::transport::{Outcome, Outgoing, Receipt, Room, StreamId, Table};
 
 mod background;
 mod backlog;
@@ -38,8 +38,8 @@ mod offers;
 mod peers;
 mod targets;
 
-use backlog::Backlog;
-use offers::{Offers, Source};
+use backlog::{Backlog, Start};
+use offers::{Offer, Offers, Source};
 pub use peers::Ear;
 pub use targets::{Reason, Target, Targets};
 
@@ -151,24 +151,20 @@ impl Outbox {
     }
 
     /// Queues that somebody listens to.
-    pub fn listened_queues(&self) -> Arc<[Id]> {
-        self.queues(|_| true)
+    pub fn listened_queues(&self) -> Vec<Id> {
+        let Some(transports) = self.transports() else {
+            return Vec::new();
+        };
+        let mut queues = transports.streams.listened_queues();
+        queues.extend_from_slice(&transports.own_queues);
+        queues
     }
 
     /// Those of them that not every server can deliver from: streams, and scripts where they are enabled.
-    fn local_queues(&self) -> Arc<[Id]> {
-        self.queues(|own| !address::is_served_anywhere(own))
-    }
-
-    /// The queues of streams, and some of the server's own.
-    fn queues(&self, is_wanted: impl Fn(&str) -> bool) -> Arc<[Id]> {
-        let Some(transports) = self.transports() else {
-            return Arc::from([]);
-        };
-        let polled = transports.streams.listened_queues();
-        let own = transports.own_queues.iter();
-        let own = own.filter(|own| is_wanted(own));
-        polled.iter().chain(own).cloned().collect()
+    fn local_queues(&self) -> Vec<Id> {
+        let mut queues = self.listened_queues();
+        queues.retain(|queue| !address::is_served_anywhere(queue));
+        queues
     }
 
     /// Whether somebody listens to the queue.
@@ -224,19 +220,26 @@ impl Outbox {
         let Some(transports) = self.transports() else {
             return false;
         };
-        let address = match message {
-            Message::Execute { address, .. } | Message::Unblock { address, .. } => address,
-        };
-        let Some(address) = Address::parse(address, &self.settings.address_rules) else {
+        let Some(address) = Address::parse(message.address(), &self.settings.address_rules) else {
             tracing::warn!("a stored address is no longer valid; its message is dropped");
             return false;
         };
         let transport = transports.table.of(&address);
+        let queue = address.queue();
         let mut is_stale = None;
         let (kind, body, subject) = match message {
-            Message::Execute { id, version, .. } => {
-                let queue = address.queue();
-                is_stale = self.lock().offers.note(id, *version, queue, source);
+            Message::Execute {
+                id,
+                version,
+                retry_at,
+                ..
+            } => {
+                let offer = Offer {
+                    version: *version,
+                    queue: queue.clone(),
+                    retry_at: *retry_at,
+                };
+                is_stale = self.lock().offers.note(id, offer, source);
                 if is_stale.is_none() {
                     return true;
                 }
@@ -278,7 +281,14 @@ impl Outbox {
                 receipt.report(Outcome::Disabled);
             }
         }
-        !is_refused.load(Ordering::Relaxed)
+        let is_refused = is_refused.load(Ordering::Relaxed);
+        let has_room =
+            || transports.streams.is_listened(&queue) && !transports.streams.is_full(&queue);
+        if is_refused && source == Source::Dispatch && has_room() {
+            // There was none when it came. Whoever has some by now was told so too early.
+            self.pump([queue], Start::Reached);
+        }
+        !is_refused
     }
 
     /// Books the outcome: of an `execute` there is nothing to book, its task's retry stands behind it.
@@ -286,7 +296,7 @@ impl Outbox {
         let outbox = self.clone();
         Receipt::new(move |outcome| {
             let status = match outcome {
-                Outcome::Delivered => "success",
+                Outcome::Delivered | Outcome::Written(_) => "success",
                 Outcome::Failed => "error",
                 Outcome::Nobody | Outcome::Disabled => "dropped",
             };
@@ -297,8 +307,16 @@ impl Outbox {
             match (subject, outcome) {
                 // What failed is offered by its retry, not as soon as there is room again.
                 (Subject::Execute(..), Outcome::Delivered | Outcome::Failed) => {}
-                (Subject::Execute(id, version), _) => outbox.lock().offers.forget(&id, version),
-                (Subject::Unblock((promise, address)), Outcome::Delivered) => {
+                (Subject::Execute(id, version), Outcome::Written(stream)) => {
+                    outbox.lock().offers.written(&id, version, stream);
+                }
+                (Subject::Execute(id, version), Outcome::Nobody | Outcome::Disabled) => {
+                    outbox.lock().miss(&id, version);
+                }
+                (
+                    Subject::Unblock((promise, address)),
+                    Outcome::Delivered | Outcome::Written(_),
+                ) => {
                     outbox.finish(Step::UnblockDone { promise, address });
                 }
                 (Subject::Unblock((promise, address)), Outcome::Failed | Outcome::Disabled) => {
@@ -339,7 +357,7 @@ impl Outbox {
         self.emit(held.into_values().collect(), now);
         if !is_paused {
             // What was enqueued meanwhile waits in the store.
-            self.pump_soon(self.listened_queues().iter().cloned());
+            self.pump_soon(self.listened_queues());
         }
     }
 
@@ -378,13 +396,18 @@ impl Outbox {
         state.held_back.clear();
         state.offers.clear();
         state.backing_off.clear();
+        state.backlog.retain(|_| false);
     }
 
     /// Has everything that waits in these queues offered.
     pub fn pump_soon(&self, queues: impl IntoIterator<Item = Id>) {
+        self.pump(queues, Start::First);
+    }
+
+    fn pump(&self, queues: impl IntoIterator<Item = Id>, from: Start) {
         let mut state = self.lock();
         for queue in queues {
-            state.backlog.add(queue);
+            state.backlog.add(&queue, from);
         }
         drop(state);
         self.to_pump.notify_one();
@@ -396,14 +419,12 @@ impl Outbox {
         // wait.
         self.lock().backlog.clear();
         self.page_done();
-        let queues = self.listened_queues();
         // The pushes and publishes of other servers are under way. Those that one left behind are offered
         // when they are due again.
-        let is_alone = self.settings.cluster.is_none();
-        let queues = queues
-            .iter()
-            .filter(|queue| is_alone || !address::is_served_anywhere(queue));
-        self.pump_soon(queues.cloned());
+        self.pump_soon(match self.settings.cluster {
+            None => self.listened_queues(),
+            Some(_) => self.local_queues(),
+        });
         tokio::join!(
             self.book_finished(engine),
             self.send_held_back(engine),
@@ -415,6 +436,15 @@ impl Outbox {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Nobody has this task any more, or yet.
+    fn miss(&mut self, id: &Id, version: i64) {
+        if let Some(offer) = self.offers.forget(id, version) {
+            self.backlog.missed(&offer.queue, id, offer.retry_at);
+        }
     }
 }
 
@@ -450,22 +480,21 @@ pub struct Observer(pub std::sync::Weak<Outbox>);
 impl poll::Observer for Observer {
     fn opened(&self, queues: poll::Queues) {
         if let Some(outbox) = self.0.upgrade() {
-            outbox.pump_soon(queues);
-            outbox.announce();
+            outbox.announce(&queues);
+            outbox.pump(queues, Start::Reached);
         }
     }
 
-    fn closed(&self, queues: poll::Queues) {
+    fn closed(&self, queues: poll::Queues, stream: StreamId) {
         if let Some(outbox) = self.0.upgrade() {
-            outbox.lock().offers.forget_queues(&queues);
-            outbox.hand_over(&queues);
-            outbox.pump_soon(queues);
+            outbox.announce(&queues);
+            outbox.hand_over(&queues, stream);
         }
     }
 
     fn room(&self, queues: poll::Queues) {
         if let Some(outbox) = self.0.upgrade() {
-            outbox.pump_soon(queues);
+            outbox.pump(queues, Start::Reached);
         }
     }
 }
@@ -476,7 +505,7 @@ impl Observer {
         let outbox = self.0.clone();
         Box::new(move || {
             if let Some(outbox) = outbox.upgrade() {
-                outbox.pump_soon([queue.clone()]);
+                outbox.pump([queue.clone()], Start::Reached);
             }
         })
     }
