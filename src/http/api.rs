@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::engine::Error;
+use crate::protocol::envelope::Envelope as Request;
 use crate::protocol::envelope::{self, Rejection, UNKNOWN_CORR_ID, UNKNOWN_KIND};
 use crate::protocol::parse;
 use crate::protocol::reply::{Envelope, ErrorEnvelope};

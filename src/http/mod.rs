@@ -1,7 +1,7 @@
 //! The HTTP surface (`protocol.md` §1): routes, CORS, panics.
 //!
 //! Owns nothing but the translation between HTTP and the engine: `api` for `POST /`, `poll` for the
-//! event streams, `limits` for what may be in flight at once.
+//! event streams, `auth` for where tokens are, `limits` for what may be in flight at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +15,14 @@ use axum::routing::{any, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
+use crate::auth::Authenticator;
 use crate::engine::Engine;
 use crate::protocol::parse;
 use crate::telemetry::metrics::METRICS;
 use crate::transport::poll::Hub;
 
 mod api;
+mod auth;
 mod limits;
 mod poll;
 
@@ -37,6 +39,8 @@ pub struct App {
     pub engine: Arc<Engine>,
     /// Open streams.
     pub hub: Hub,
+    /// Tells who sends requests; none where nobody is asked.
+    pub auth: Option<Authenticator>,
     /// What parsing needs to know.
     pub parse: parse::Context,
     /// What may be in flight.
