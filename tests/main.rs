@@ -90,6 +90,7 @@ mod surface {
     mod push;
     mod push_auth;
     mod sse;
+    mod targets;
 }
 
 mod tidy;

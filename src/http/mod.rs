@@ -1,7 +1,8 @@
 //! The HTTP surface (`protocol.md` §1): routes, CORS, panics.
 //!
 //! Owns nothing but the translation between HTTP and the engine: `api` for `POST /`, `poll` for the
-//! event streams, `auth` for where tokens are, `limits` for what may be in flight at once.
+//! event streams, `targets` for who waits for whom, `auth` for where tokens are, `limits` for what may be
+//! in flight at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use crate::auth::Authenticator;
+use crate::driver::outbox::Outbox;
 use crate::engine::Engine;
 use crate::protocol::parse;
 use crate::telemetry::metrics::METRICS;
@@ -25,6 +27,7 @@ mod api;
 mod auth;
 mod limits;
 mod poll;
+mod targets;
 
 pub use limits::Limits;
 
@@ -41,6 +44,8 @@ pub struct App {
     pub hub: Hub,
     /// Tells who sends requests; none where nobody is asked.
     pub auth: Option<Authenticator>,
+    /// Who waits for whom.
+    pub outbox: Arc<Outbox>,
     /// What parsing needs to know.
     pub parse: parse::Context,
     /// What may be in flight.
@@ -58,6 +63,7 @@ pub fn router(app: Arc<App>, allow_origins: &[String]) -> Router {
         )
         .route("/health", get(|| async { StatusCode::OK }))
         .route("/ready", get(ready))
+        .route("/targets", get(targets::handle))
         .with_state(app);
     let router = ["promises", "schedules", "tasks"]
         .into_iter()
