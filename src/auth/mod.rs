@@ -35,6 +35,9 @@ pub use principal::Principal;
 pub use source::Source;
 pub use token::Rules;
 
+/// How long a server that starts waits for its first keys.
+const START_PATIENCE: Duration = Duration::from_secs(2);
+
 /// What tokens are checked with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Keys {
@@ -92,8 +95,8 @@ impl Authenticator {
         })
     }
 
-    /// Fetches the keys of a URL, if there is one, and keeps all keys up to date from then on. A URL
-    /// that cannot be reached is tried again; until then requests are refused.
+    /// Fetches the keys of a URL, if there is one, and keeps all keys up to date from then on. Waits for
+    /// them a moment: whoever comes before they are there is refused.
     ///
     /// # Errors
     /// When SIGHUP cannot be listened for.
@@ -104,8 +107,12 @@ impl Authenticator {
         let hangup = signal(SignalKind::hangup())?;
         let (fetched, is_fetched) = oneshot::channel();
         tasks.spawn(async move { keyring.run(interval, hangup, fetched).await });
-        // It is gone only when the task is.
-        let _ = is_fetched.await;
+        if tokio::time::timeout(START_PATIENCE, is_fetched)
+            .await
+            .is_err()
+        {
+            tracing::warn!("keys are not there yet");
+        }
         Ok(())
     }
 
