@@ -31,9 +31,29 @@ impl Stream {
         stream
     }
 
+    /// Same, by a token.
+    #[track_caller]
+    pub fn open_with(server: &Server, group: &str, id: &str, token: &str) -> Stream {
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", &*bearer)];
+        let stream = Stream::connect_with(server.addr(), group, id, &headers);
+        let stream = stream.expect("the server accepts, and answers at once");
+        assert_eq!(stream.head.status, 200, "{:?}", stream.head);
+        stream
+    }
+
     /// Same, of a server that may be gone, or about to.
     pub fn connect(addr: SocketAddr, group: &str, id: &str) -> io::Result<Stream> {
-        Unread::over(Connection::open(addr)?, group, id)?.read_on()
+        Stream::connect_with(addr, group, id, &[])
+    }
+
+    fn connect_with(
+        addr: SocketAddr,
+        group: &str,
+        id: &str,
+        headers: &[(&str, &str)],
+    ) -> io::Result<Stream> {
+        Unread::over(Connection::open(addr)?, group, id, headers)?.read_on()
     }
 
     fn start(connection: Connection, head: Head) -> io::Result<Stream> {
@@ -131,7 +151,7 @@ impl Unread {
     #[track_caller]
     pub fn open(server: &Server, group: &str, id: &str) -> Unread {
         let connected = small_socket(server.addr()).and_then(Connection::over);
-        let opened = connected.and_then(|connection| Unread::over(connection, group, id));
+        let opened = connected.and_then(|connection| Unread::over(connection, group, id, &[]));
         let mut unread = opened.expect("the server accepts, and answers at once");
         assert_eq!(unread.head.status, 200, "{:?}", unread.head);
         let greeting = unread.connection.read_part(&unread.head);
@@ -139,9 +159,14 @@ impl Unread {
         unread
     }
 
-    fn over(mut connection: Connection, group: &str, id: &str) -> io::Result<Unread> {
+    fn over(
+        mut connection: Connection,
+        group: &str,
+        id: &str,
+        headers: &[(&str, &str)],
+    ) -> io::Result<Unread> {
         let path = format!("/poll/{group}/{id}");
-        let headers = [("accept", "text/event-stream")];
+        let headers = [&[("accept", "text/event-stream")], headers].concat();
         connection.write(&encode("GET", &path, &headers, b""))?;
         let head = connection.read_head()?;
         Ok(Unread { connection, head })
