@@ -12,6 +12,7 @@
 //! | [`driver`] | timers and the outbox |
 //! | [`transport`] | ways out: poll streams, HTTP push |
 //! | [`http`] | the HTTP surface |
+//! | [`net`] | connections: how many, how long, encrypted or not |
 //! | [`config`], [`cli`], [`telemetry`] | settings, command line, logs |
 
 pub mod cli;
@@ -21,6 +22,7 @@ pub mod driver;
 pub mod engine;
 pub mod http;
 pub mod machine;
+pub mod net;
 pub mod protocol;
 pub mod serve;
 pub mod store;

@@ -11,9 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::serve::ListenerExt;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cluster::Cluster;
@@ -24,8 +23,9 @@ use crate::driver::scripts::{self, Scripts};
 use crate::driver::timers::{self, Timers};
 use crate::engine::clock::Clock;
 use crate::engine::{Engine, Options};
-use crate::http::{App, Limits, metrics_router, router};
+use crate::http::{App, Limits, Rates, limits, metrics_router, rate, router};
 use crate::machine;
+use crate::net::{self, Tls};
 use crate::protocol::address::{Rules, bash_queue, gcps_queue, push_queue};
 use crate::protocol::parse;
 use crate::protocol::record::Id;
@@ -39,8 +39,10 @@ use crate::transport::gcps::{self, Gcps};
 use crate::transport::http_push::{self, HttpPush};
 use crate::transport::poll::{self, Hub};
 
-/// How long a peer may leave sent data unconfirmed.
-const PEER_SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Files that the process may have open besides connections: the storage, pushes, scripts.
+const FILES_RESERVED: u64 = 512;
+/// Connections to the metrics port.
+const METRICS_CONNECTIONS_MAX: usize = 64;
 
 /// Where Google's tools look for the emulator.
 const PUBSUB_EMULATOR_HOST: &str = "PUBSUB_EMULATOR_HOST";
@@ -55,7 +57,8 @@ pub async fn run(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let server = &config.server;
-    let listener = bind(&server.bind, server.port).await?;
+    let tls = tls(&config)?;
+    let listener = net::bind(&server.bind, server.port).await?;
     let address = listener
         .local_addr()
         .context("the listener has no address")?;
@@ -93,14 +96,18 @@ pub async fn run(
 
     let app = app(&config, engine.clone(), hub.clone());
     let router = router(app, &server.cors.allow_origins);
-    if config.observability.metrics_port != 0 {
-        tasks.spawn(serve_metrics(
-            server.bind.clone(),
-            config.observability.metrics_port,
-        ));
+    let connections = connections(&config, tls.clone());
+    let metrics = &config.observability;
+    if metrics.metrics_port != 0 {
+        let host = metrics.metrics_bind.as_ref().unwrap_or(&server.bind);
+        let timeouts = connections.timeouts;
+        tasks.spawn(serve_metrics(host.clone(), metrics.metrics_port, timeouts));
+    }
+    if let Some(tls) = tls {
+        tasks.spawn(reload(tls));
     }
     log_start(&config, address);
-    serve_until(listener, router, hub, grace, stop).await?;
+    serve_until(listener, router, connections, hub, grace, stop).await;
 
     tasks.shutdown().await;
     if let Some(cluster) = cluster {
@@ -125,17 +132,13 @@ pub async fn run(
 async fn serve_until(
     listener: TcpListener,
     router: axum::Router,
+    settings: net::Settings,
     hub: Hub,
     grace: Duration,
     stop: impl Future<Output = ()> + Send + 'static,
-) -> anyhow::Result<()> {
+) {
     let (stopping, mut is_stopping) = watch::channel(false);
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = tune(stream) {
-            tracing::debug!(%error, "cannot tune a connection");
-        }
-    });
-    let serving = axum::serve(listener, router).with_graceful_shutdown(async move {
+    let serving = net::serve(listener, router, settings, async move {
         stop.await;
         tracing::info!("stopping");
         hub.close();
@@ -146,43 +149,73 @@ async fn serve_until(
         tokio::time::sleep(grace).await;
     };
     tokio::select! {
-        result = async { serving.await } => result.context("the server failed"),
+        () = serving => {}
         () = out_of_grace => {
             tracing::warn!("requests were still in flight after server.shutdown_timeout");
-            Ok(())
         }
     }
 }
 
-/// A step is milliseconds: no waiting for full segments. A worker that vanished without a word is
-/// noticed when it does not confirm what is sent, rather than after the kernel's quarter of an hour.
-fn tune(stream: &mut TcpStream) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(&*stream);
-    let probes = TcpKeepalive::new()
-        .with_time(PEER_SILENCE_MAX)
-        .with_interval(PEER_SILENCE_MAX);
-    socket.set_tcp_keepalive(&probes)?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(PEER_SILENCE_MAX))?;
-    Ok(())
+/// The certificate, if one is configured.
+fn tls(config: &Config) -> anyhow::Result<Option<Arc<Tls>>> {
+    let tls = &config.server.tls;
+    let (Some(cert), Some(key)) = (&tls.cert, &tls.key) else {
+        return Ok(None);
+    };
+    let tls = Tls::load(Path::new(cert), Path::new(key));
+    Ok(Some(Arc::new(tls.context("Configuration error")?)))
 }
 
-async fn bind(host: &str, port: u16) -> anyhow::Result<TcpListener> {
-    let bound = TcpListener::bind((host.trim_matches(['[', ']']), port)).await;
-    bound.map_err(|error| anyhow::anyhow!("Failed to bind to {host}:{port}: {error}"))
+/// Reads the certificate again whenever the process is told to (SIGHUP).
+async fn reload(tls: Arc<Tls>) {
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => return tracing::error!(%error, "SIGHUP cannot be heard"),
+    };
+    while hangup.recv().await.is_some() {
+        match tls.reload() {
+            Ok(()) => tracing::info!("the TLS certificate was read again"),
+            Err(error) => {
+                tracing::error!(%error, "the new TLS certificate cannot be used; the old one stays");
+            }
+        }
+    }
+}
+
+fn connections(config: &Config, tls: Option<Arc<Tls>>) -> net::Settings {
+    let server = &config.server;
+    let wanted = server.max_connections + config.transports.http_poll.max_connections;
+    let files = rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
+    let possible = usize::try_from(files.saturating_sub(FILES_RESERVED)).unwrap_or(usize::MAX);
+    if possible < wanted {
+        tracing::warn!(
+            connections_max = possible.max(1),
+            files,
+            "the limit of open files allows fewer connections than are configured"
+        );
+    }
+    net::Settings {
+        connections_max: wanted.min(possible).max(1),
+        timeouts: net::Timeouts {
+            head: server.header_read_timeout.as_duration(),
+            idle: server.idle_timeout.as_duration(),
+        },
+        tls,
+    }
 }
 
 /// Metrics are worth having, not worth failing for.
-async fn serve_metrics(host: String, port: u16) {
-    let served = match bind(&host, port).await {
-        Ok(listener) => axum::serve(listener, metrics_router())
-            .await
-            .map_err(Into::into),
-        Err(error) => Err(error),
+async fn serve_metrics(host: String, port: u16, timeouts: net::Timeouts) {
+    let settings = net::Settings {
+        connections_max: METRICS_CONNECTIONS_MAX,
+        timeouts,
+        tls: None,
     };
-    if let Err(error) = served {
-        tracing::warn!("metrics are not served: {error:#}");
+    match net::bind(&host, port).await {
+        Ok(listener) => {
+            net::serve(listener, metrics_router(), settings, std::future::pending()).await;
+        }
+        Err(error) => tracing::warn!("metrics are not served: {error:#}"),
     }
 }
 
@@ -242,22 +275,41 @@ fn own_queues(config: &Config) -> Vec<Id> {
 
 fn app(config: &Config, engine: Arc<Engine>, hub: Hub) -> Arc<App> {
     let server = &config.server;
-    let key_bytes_max = engine.store().key_bytes_max();
+    let field_limits = field_limits(config, &**engine.store());
     Arc::new(App {
         engine,
         hub,
         parse: parse::Context {
             is_debug: config.debug,
             address_rules: address_rules(config),
-            key_bytes_max,
+            limits: field_limits,
         },
-        limits: Limits::new(
-            server.max_body_size,
-            server.request_deadline.as_duration(),
-            server.max_in_flight,
-            server.max_in_flight_bytes,
-        ),
+        limits: Limits::new(limits::Settings {
+            body_bytes_max: server.max_body_size,
+            body_read_timeout: server.body_read_timeout.as_duration(),
+            request_deadline: server.request_deadline.as_duration(),
+            in_flight_max: server.max_in_flight,
+            in_flight_bytes_max: server.max_in_flight_bytes,
+        }),
+        rates: Rates::new(rate::Settings {
+            per_address: Some(config.limits.rate_per_address).filter(|rate| *rate > 0),
+            per_token: Some(config.limits.rate_per_token).filter(|rate| *rate > 0),
+            burst: config.limits.rate_burst,
+        }),
     })
+}
+
+fn field_limits(config: &Config, store: &dyn Store) -> parse::Limits {
+    let limits = &config.limits;
+    let key_bytes_max = store.key_bytes_max().unwrap_or(usize::MAX);
+    parse::Limits {
+        id_bytes_max: limits.max_id_length.min(key_bytes_max),
+        address_bytes_max: limits.max_address_length.min(key_bytes_max),
+        tags_max: limits.max_tags,
+        tag_bytes_max: limits.max_tag_length,
+        suspend_actions_max: limits.max_suspend_actions,
+        heartbeat_tasks_max: limits.max_heartbeat_tasks,
+    }
 }
 
 fn transports(
@@ -363,5 +415,6 @@ fn log_start(config: &Config, address: std::net::SocketAddr) {
         tracing::warn!("storage is in memory: everything is lost when the server stops");
     }
     let is_debug = config.debug;
-    tracing::info!(addr = %address, storage, auth = false, poll, http_push, gcps, bash_exec, is_debug, "listening");
+    let tls = config.server.tls.cert.is_some();
+    tracing::info!(addr = %address, storage, auth = false, tls, poll, http_push, gcps, bash_exec, is_debug, "listening");
 }

@@ -8,7 +8,7 @@ const LINES_MAX: usize = 600;
 
 /// Which modules a module may import; `serve`, which wires everything together, may import all.
 /// `machine` and `store` share types: what a batch needs and changes, and the objects.
-const IMPORTS: [(&str, &[&str]); 11] = [
+const IMPORTS: [(&str, &[&str]); 12] = [
     ("protocol", &[]),
     ("machine", &["protocol", "store"]),
     ("store", &["protocol", "machine"]),
@@ -27,7 +27,11 @@ const IMPORTS: [(&str, &[&str]); 11] = [
             "telemetry",
         ],
     ),
-    ("http", &["protocol", "engine", "transport", "telemetry"]),
+    (
+        "http",
+        &["protocol", "engine", "transport", "net", "telemetry"],
+    ),
+    ("net", &["telemetry"]),
     ("telemetry", &["protocol"]),
     ("config", &["telemetry"]),
     ("cli", &["config", "telemetry"]),

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 mod environment;
 mod file;
 pub mod keys;
+mod limits;
 mod load;
 mod observability;
 mod postgres;
@@ -35,11 +36,12 @@ mod tests;
 pub(crate) use tests::reference::comments as reference_comments;
 
 pub use environment::Environment;
+pub use limits::Limits;
 pub use load::load;
 pub use observability::Observability;
 pub use postgres::{Postgres, PostgresUrl};
 pub use push_auth::{PushAuth, PushAuthMode, Token};
-pub use server::{Cors, Server};
+pub use server::{Cors, Server, Tls};
 pub use storage::{Backend, Sqlite, Storage, Synchronous};
 pub use tasks::{Messages, Tasks, Timeouts};
 pub use transports::{BashExec, Gcps, HttpPoll, HttpPush, Transports};
@@ -58,6 +60,8 @@ pub struct Config {
     pub debug: bool,
     /// The API.
     pub server: Server,
+    /// What one request may hold, and how often clients may ask.
+    pub limits: Limits,
     /// Where promises are kept.
     pub storage: Storage,
     /// Leases and redispatch.
@@ -78,6 +82,7 @@ impl Default for Config {
             level: "info".to_owned(),
             debug: false,
             server: Server::default(),
+            limits: Limits::default(),
             storage: Storage::default(),
             tasks: Tasks::default(),
             timeouts: Timeouts::default(),

@@ -1,7 +1,7 @@
 //! The HTTP surface (`protocol.md` §1): routes, CORS, panics.
 //!
 //! Owns nothing but the translation between HTTP and the engine: `api` for `POST /`, `poll` for the
-//! event streams, `limits` for what may be in flight at once.
+//! event streams, `limits` and `intake` for what may be in flight at once, `rate` for how often.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +21,13 @@ use crate::telemetry::metrics::METRICS;
 use crate::transport::poll::Hub;
 
 mod api;
-mod limits;
+mod intake;
+pub mod limits;
 mod poll;
+pub mod rate;
 
 pub use limits::Limits;
+pub use rate::Rates;
 
 /// How long `GET /ready` waits for the storage.
 const READY_PATIENCE: Duration = Duration::from_secs(2);
@@ -41,6 +44,8 @@ pub struct App {
     pub parse: parse::Context,
     /// What may be in flight.
     pub limits: Limits,
+    /// How often clients may ask.
+    pub rates: Rates,
 }
 
 /// The whole surface as one service.

@@ -14,6 +14,7 @@ use super::server::lock;
 pub enum Signal {
     Term,
     Kill,
+    Hup,
 }
 
 /// A running process. Dropping it kills it.
@@ -51,6 +52,7 @@ impl Process {
         let name = match signal {
             Signal::Term => "TERM",
             Signal::Kill => "KILL",
+            Signal::Hup => "HUP",
         };
         let status = Command::new("sh")
             .args(["-c", &format!("kill -{name} {}", self.child.id())])
