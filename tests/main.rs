@@ -81,9 +81,11 @@ mod storage {
 mod surface {
     mod bash;
     mod bash_scripts;
+    mod connections;
     mod cors;
     mod delivery;
     mod gcps;
+    mod hostile;
     mod http;
     mod lifecycle;
     pub mod metrics;
