@@ -91,7 +91,9 @@ mod surface {
     pub mod metrics;
     mod push;
     mod push_auth;
+    mod rates;
     mod sse;
+    mod tls;
 }
 
 mod tidy;
