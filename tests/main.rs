@@ -93,6 +93,7 @@ mod surface {
     mod push_auth;
     mod rates;
     mod sse;
+    mod targets;
     mod tls;
 }
 

@@ -29,7 +29,14 @@ const IMPORTS: [(&str, &[&str]); 12] = [
     ),
     (
         "http",
-        &["protocol", "engine", "transport", "net", "telemetry"],
+        &[
+            "protocol",
+            "engine",
+            "driver",
+            "transport",
+            "net",
+            "telemetry",
+        ],
     ),
     ("net", &["telemetry"]),
     ("telemetry", &["protocol"]),
