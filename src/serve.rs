@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cluster::Cluster;
@@ -22,7 +21,7 @@ use crate::driver::outbox::{self, Outbox, Transports};
 use crate::driver::timers::{self, Timers};
 use crate::engine::clock::Clock;
 use crate::engine::{Engine, Options};
-use crate::http::{App, Limits, Rates, limits, metrics_router, rate, router};
+use crate::http::{App, Limits, Rates, limits, rate, router};
 use crate::machine;
 use crate::net::{self, Tls};
 use crate::protocol::address::Rules;
@@ -33,12 +32,10 @@ use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::{Durability, SqliteStore};
 use crate::transport::poll::Hub;
 
+mod connections;
+#[cfg(test)]
+mod tests;
 mod transports;
-
-/// Files that the process may have open besides connections: the storage, pushes, scripts.
-const FILES_RESERVED: u64 = 512;
-/// Connections to the metrics port.
-const METRICS_CONNECTIONS_MAX: usize = 64;
 
 /// Runs the server until `stop` is ready, and then until everything in flight has come to its end or
 /// `server.shutdown_timeout` has passed.
@@ -49,16 +46,27 @@ pub async fn run(
     config: Config,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let server = &config.server;
-    let tls = tls(&config)?;
-    let listener = net::bind(&server.bind, server.port).await?;
-    let address = listener
-        .local_addr()
-        .context("the listener has no address")?;
+    let tls = connections::tls(&config)?;
+    let listener = net::bind(&config.server.bind, config.server.port).await?;
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "cannot raise the limit of open files; streams count against it");
     }
     let store = open_store(&config).await?;
+    run_on(store, listener, tls, config, stop).await
+}
+
+/// Same, on a store and a port that are there.
+async fn run_on(
+    store: Arc<dyn Store>,
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    config: Config,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let address = listener
+        .local_addr()
+        .context("the listener has no address")?;
+    let server = &config.server;
     let grace = server.shutdown_timeout.as_duration();
 
     let clock = Arc::new(match store.now().await? {
@@ -87,18 +95,19 @@ pub async fn run(
 
     let app = app(&config, engine.clone(), hub.clone(), drivers.outbox.clone());
     let router = router(app, &server.cors.allow_origins);
-    let connections = connections(&config, tls.clone());
+    let settings = connections::settings(&config, tls.clone());
     let metrics = &config.observability;
     if metrics.metrics_port != 0 {
         let host = metrics.metrics_bind.as_ref().unwrap_or(&server.bind);
-        let timeouts = connections.timeouts;
-        tasks.spawn(serve_metrics(host.clone(), metrics.metrics_port, timeouts));
+        let served =
+            connections::serve_metrics(host.clone(), metrics.metrics_port, settings.timeouts);
+        tasks.spawn(served);
     }
     if let Some(tls) = tls {
-        tasks.spawn(reload(tls));
+        tasks.spawn(connections::reload(tls));
     }
     log_start(&config, address);
-    serve_until(listener, router, connections, hub, grace, stop).await;
+    serve_until(listener, router, settings, hub, grace, stop).await;
 
     tasks.shutdown().await;
     if let Some(cluster) = cluster {
@@ -149,69 +158,6 @@ async fn serve_until(
         () = out_of_grace => {
             tracing::warn!("requests were still in flight after server.shutdown_timeout");
         }
-    }
-}
-
-/// The certificate, if one is configured.
-fn tls(config: &Config) -> anyhow::Result<Option<Arc<Tls>>> {
-    let tls = &config.server.tls;
-    let (Some(cert), Some(key)) = (&tls.cert, &tls.key) else {
-        return Ok(None);
-    };
-    let tls = Tls::load(Path::new(cert), Path::new(key));
-    Ok(Some(Arc::new(tls.context("Configuration error")?)))
-}
-
-/// Reads the certificate again whenever the process is told to (SIGHUP).
-async fn reload(tls: Arc<Tls>) {
-    let mut hangup = match signal(SignalKind::hangup()) {
-        Ok(hangup) => hangup,
-        Err(error) => return tracing::error!(%error, "SIGHUP cannot be heard"),
-    };
-    while hangup.recv().await.is_some() {
-        match tls.reload() {
-            Ok(()) => tracing::info!("the TLS certificate was read again"),
-            Err(error) => {
-                tracing::error!(%error, "the new TLS certificate cannot be used; the old one stays");
-            }
-        }
-    }
-}
-
-fn connections(config: &Config, tls: Option<Arc<Tls>>) -> net::Settings {
-    let server = &config.server;
-    let wanted = server.max_connections + config.transports.http_poll.max_connections;
-    let files = rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
-    let possible = usize::try_from(files.saturating_sub(FILES_RESERVED)).unwrap_or(usize::MAX);
-    if possible < wanted {
-        tracing::warn!(
-            connections_max = possible.max(1),
-            files,
-            "the limit of open files allows fewer connections than are configured"
-        );
-    }
-    net::Settings {
-        connections_max: wanted.min(possible).max(1),
-        timeouts: net::Timeouts {
-            head: server.header_read_timeout.as_duration(),
-            idle: server.idle_timeout.as_duration(),
-        },
-        tls,
-    }
-}
-
-/// Metrics are worth having, not worth failing for.
-async fn serve_metrics(host: String, port: u16, timeouts: net::Timeouts) {
-    let settings = net::Settings {
-        connections_max: METRICS_CONNECTIONS_MAX,
-        timeouts,
-        tls: None,
-    };
-    match net::bind(&host, port).await {
-        Ok(listener) => {
-            net::serve(listener, metrics_router(), settings, std::future::pending()).await;
-        }
-        Err(error) => tracing::warn!("metrics are not served: {error:#}"),
     }
 }
 

@@ -25,29 +25,34 @@ fn envelope() -> Vec<u8> {
 
 /// Connects with a request that the server waits for: it has asked for the body.
 fn busy(server: &Server) -> Connection {
-    let mut connection = Connection::open(server.addr()).unwrap();
+    let mut connection = Connection::open(server.addr()).expect("the server accepts");
     let length = envelope().len();
     let head = format!(
         "POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n"
     );
-    connection.write(head.as_bytes()).unwrap();
-    assert_eq!(connection.read_head().unwrap().status, 100);
+    connection.write(head.as_bytes()).expect("the server reads");
+    assert_eq!(
+        connection.read_head().expect("the server answers").status,
+        100
+    );
     connection
 }
 
 /// Connects with the beginning of a request.
 fn slow(server: &Server) -> Connection {
-    let mut connection = Connection::open(server.addr()).unwrap();
-    connection.write(b"POST / HTTP/1.1\r\nx-slow: ").unwrap();
+    let mut connection = Connection::open(server.addr()).expect("the server accepts");
+    connection
+        .write(b"POST / HTTP/1.1\r\nx-slow: ")
+        .expect("the server reads");
     connection
 }
 
 /// Whether the server has closed a connection, without waiting for it to.
 fn is_closed(connection: &Connection) -> bool {
     let socket = connection.socket();
-    socket.set_nonblocking(true).unwrap();
+    socket.set_nonblocking(true).expect("a socket has modes");
     let peeked = socket.peek(&mut [0]);
-    socket.set_nonblocking(false).unwrap();
+    socket.set_nonblocking(false).expect("a socket has modes");
     match peeked {
         Ok(bytes) => bytes == 0,
         Err(error) => error.kind() != io::ErrorKind::WouldBlock,
@@ -72,7 +77,9 @@ fn expect_closed(connection: &mut Connection) {
 #[track_caller]
 fn expect_answer(connection: &mut Connection) {
     let body = envelope();
-    let reply = connection.exchange("POST", "/", &[], &body).unwrap();
+    let reply = connection
+        .exchange("POST", "/", &[], &body)
+        .expect("the server answers");
     Response::read(&body, &reply).expect_status(404);
 }
 
@@ -192,9 +199,9 @@ fn a_body_that_trickles_in_is_given_up() {
 
 fn is_answered(connection: &Connection) -> bool {
     let socket = connection.socket();
-    socket.set_nonblocking(true).unwrap();
+    socket.set_nonblocking(true).expect("a socket has modes");
     let peeked = socket.peek(&mut [0]);
-    socket.set_nonblocking(false).unwrap();
+    socket.set_nonblocking(false).expect("a socket has modes");
     matches!(peeked, Ok(1..))
 }
 

@@ -19,9 +19,12 @@ fn request(kind: &str, data: &str) -> Vec<u8> {
 /// Writes pieces until `bytes` are through or the server reads no more, while the answer is waited for;
 /// how many went through.
 fn pour(server: &Server, head: &str, piece: &[u8], bytes: u64) -> (Response, u64) {
-    let mut connection = Connection::open(server.addr()).unwrap();
-    connection.write(head.as_bytes()).unwrap();
-    let mut socket = connection.socket().try_clone().unwrap();
+    let mut connection = Connection::open(server.addr()).expect("the server accepts");
+    connection.write(head.as_bytes()).expect("the server reads");
+    let mut socket = connection
+        .socket()
+        .try_clone()
+        .expect("a socket can be shared");
     thread::scope(|scope| {
         let pouring = scope.spawn(move || {
             let mut poured = 0;
@@ -30,9 +33,12 @@ fn pour(server: &Server, head: &str, piece: &[u8], bytes: u64) -> (Response, u64
             }
             poured
         });
-        let reply = connection.read_reply().unwrap();
+        let reply = connection.read_reply().expect("the server answers");
         drop(connection);
-        (Response::read(b"", &reply), pouring.join().unwrap())
+        (
+            Response::read(b"", &reply),
+            pouring.join().expect("nothing panics"),
+        )
     })
 }
 

@@ -25,11 +25,15 @@ fn request(auth: Option<&str>) -> Vec<u8> {
 
 /// Connects from an address of this machine.
 fn connect_from(address: Ipv4Addr, server: &Server) -> Connection {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("there are sockets");
     let source = SocketAddr::from((address, 0));
-    socket.bind(&source.into()).unwrap();
-    socket.connect(&server.addr().into()).unwrap();
-    Connection::over(TcpStream::from(socket)).unwrap()
+    socket
+        .bind(&source.into())
+        .expect("the address is this machine's");
+    socket
+        .connect(&server.addr().into())
+        .expect("the server accepts");
+    Connection::over(TcpStream::from(socket)).expect("the socket can be tuned")
 }
 
 /// Sends the same until it is one too many; what was answered then.

@@ -22,19 +22,21 @@ struct Certificate {
 impl Certificate {
     /// Makes one, in place of any that is there.
     fn make(folder: &Path) -> Certificate {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])
+            .expect("a certificate can be made");
         let certificate = Certificate {
             cert: folder.join("server.pem"),
             key: folder.join("server.key"),
             pem: made.cert.pem(),
         };
-        std::fs::write(&certificate.cert, &certificate.pem).unwrap();
-        std::fs::write(&certificate.key, made.signing_key.serialize_pem()).unwrap();
+        std::fs::write(&certificate.cert, &certificate.pem).expect("the folder is writable");
+        std::fs::write(&certificate.key, made.signing_key.serialize_pem())
+            .expect("the folder is writable");
         certificate
     }
 
     fn flags(&self) -> [&str; 4] {
-        let path = |path: &'_ PathBuf| path.to_str().unwrap().to_owned().leak();
+        let path = |path: &'_ PathBuf| path.to_str().expect("paths are UTF-8").to_owned().leak();
         [
             "--server-tls-cert",
             path(&self.cert),
@@ -45,7 +47,7 @@ impl Certificate {
 
     /// A client that trusts this certificate and no other.
     fn client(&self) -> ClientBuilder {
-        let trusted = reqwest::Certificate::from_pem(self.pem.as_bytes()).unwrap();
+        let trusted = reqwest::Certificate::from_pem(self.pem.as_bytes()).expect("it is PEM");
         client().tls_certs_only([trusted])
     }
 }
@@ -60,7 +62,7 @@ fn url(server: &Server, path: &str) -> String {
     format!("https://localhost:{}{path}", server.addr().port())
 }
 
-fn request(kind: &str, data: Value) -> String {
+fn request(kind: &str, data: &Value) -> String {
     json!({"kind": kind, "head": {"corrId": "c", "version": VERSION}, "data": data}).to_string()
 }
 
@@ -68,10 +70,11 @@ fn request(kind: &str, data: Value) -> String {
 async fn create(client: &Client, url: &str, id: &str) -> Version {
     let tags = json!({"resonate:target": format!("poll://any@{id}")});
     let data = json!({"id": id, "timeoutAt": i64::MAX, "tags": tags});
-    let request = client.post(url).body(request("promise.create", data));
-    let response = request.send().await.unwrap();
+    let request = client.post(url).body(request("promise.create", &data));
+    let response = request.send().await.expect("the server answers");
     let version = response.version();
-    let answer: Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+    let answer: Value = serde_json::from_slice(&response.bytes().await.expect("answers are JSON"))
+        .expect("answers are JSON");
     assert_eq!(answer["head"]["status"], 200, "{answer}");
     version
 }
@@ -80,13 +83,17 @@ async fn create(client: &Client, url: &str, id: &str) -> Version {
 async fn next(stream: &mut Response) -> Value {
     let mut text = String::new();
     loop {
-        let chunk = stream.chunk().await.unwrap().expect("the stream is open");
-        text.push_str(std::str::from_utf8(&chunk).unwrap());
+        let chunk = stream
+            .chunk()
+            .await
+            .expect("the stream goes on")
+            .expect("the stream is open");
+        text.push_str(std::str::from_utf8(&chunk).expect("streams are UTF-8"));
         if let Some(data) = text
             .split("\n\n")
             .find_map(|event| event.strip_prefix("data:"))
         {
-            return serde_json::from_str(data).unwrap();
+            return serde_json::from_str(data).expect("messages are JSON");
         }
     }
 }
