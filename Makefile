@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check model crash deliveries chaos database-restarts postgres cluster sdk-long bench bench-postgres
+.PHONY: help run test check model crash deliveries chaos database-restarts postgres cluster sdk-long bench bench-postgres hostile
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' Makefile
@@ -48,3 +48,7 @@ bench: ## Load a release build; one line per workload
 
 bench-postgres: ## The same on PostgreSQL, beside pgbench: one server and two
 	python3 tests/postgres.py run -- python3 benches/postgres.py
+
+hostile: ## Attack a release build; what honest clients notice of it
+	cargo build --release --locked
+	cargo bench --quiet --locked --bench hostile

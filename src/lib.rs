@@ -13,6 +13,7 @@
 //! | [`transport`] | ways out: poll streams, HTTP push |
 //! | [`auth`] | who sends a request, by its token, and what they may do |
 //! | [`http`] | the HTTP surface |
+//! | [`net`] | connections: how many, how long, encrypted or not |
 //! | [`config`], [`cli`], [`telemetry`] | settings, command line, logs |
 
 pub mod auth;
@@ -23,6 +24,7 @@ pub mod driver;
 pub mod engine;
 pub mod http;
 pub mod machine;
+pub mod net;
 pub mod protocol;
 pub mod serve;
 pub mod store;

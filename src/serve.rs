@@ -11,9 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::serve::ListenerExt;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::auth::Authenticator;
@@ -24,8 +22,9 @@ use crate::driver::outbox::{self, Outbox, Transports};
 use crate::driver::timers::{self, Timers};
 use crate::engine::clock::Clock;
 use crate::engine::{Engine, Options};
-use crate::http::{App, Limits, metrics_router, router};
+use crate::http::{App, Limits, Rates, limits, rate, router};
 use crate::machine;
+use crate::net::{self, Tls};
 use crate::protocol::address::Rules;
 use crate::protocol::parse;
 use crate::store::Store;
@@ -35,10 +34,10 @@ use crate::store::sqlite::{Durability, SqliteStore};
 use crate::transport::poll::Hub;
 
 mod auth;
+mod connections;
+#[cfg(test)]
+mod tests;
 mod transports;
-
-/// How long a peer may leave sent data unconfirmed.
-const PEER_SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Runs the server until `stop` is ready, and then until everything in flight has come to its end or
 /// `server.shutdown_timeout` has passed.
@@ -49,16 +48,28 @@ pub async fn run(
     config: Config,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let server = &config.server;
     let authenticator = auth::load(&config.auth)?;
-    let listener = bind(&server.bind, server.port).await?;
-    let address = listener
-        .local_addr()
-        .context("the listener has no address")?;
+    let tls = connections::tls(&config)?;
+    let listener = net::bind(&config.server.bind, config.server.port).await?;
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "cannot raise the limit of open files; streams count against it");
     }
     let store = open_store(&config).await?;
+    run_on(store, listener, (tls, authenticator), config, stop).await
+}
+
+/// Same, on a store and a port that are there.
+async fn run_on(
+    store: Arc<dyn Store>,
+    listener: TcpListener,
+    (tls, authenticator): (Option<Arc<Tls>>, Option<Authenticator>),
+    config: Config,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let address = listener
+        .local_addr()
+        .context("the listener has no address")?;
+    let server = &config.server;
     let grace = server.shutdown_timeout.as_duration();
 
     let clock = Arc::new(match store.now().await? {
@@ -97,14 +108,19 @@ pub async fn run(
         authenticator,
     );
     let router = router(app, &server.cors.allow_origins);
-    if config.observability.metrics_port != 0 {
-        tasks.spawn(serve_metrics(
-            server.bind.clone(),
-            config.observability.metrics_port,
-        ));
+    let settings = connections::settings(&config, tls.clone());
+    let metrics = &config.observability;
+    if metrics.metrics_port != 0 {
+        let host = metrics.metrics_bind.as_ref().unwrap_or(&server.bind);
+        let served =
+            connections::serve_metrics(host.clone(), metrics.metrics_port, settings.timeouts);
+        tasks.spawn(served);
+    }
+    if let Some(tls) = tls {
+        tasks.spawn(connections::reload(tls));
     }
     log_start(&config, address);
-    serve_until(listener, router, hub, grace, stop).await?;
+    serve_until(listener, router, settings, hub, grace, stop).await;
 
     tasks.shutdown().await;
     if let Some(cluster) = cluster {
@@ -134,17 +150,13 @@ pub async fn run(
 async fn serve_until(
     listener: TcpListener,
     router: axum::Router,
+    settings: net::Settings,
     hub: Hub,
     grace: Duration,
     stop: impl Future<Output = ()> + Send + 'static,
-) -> anyhow::Result<()> {
+) {
     let (stopping, mut is_stopping) = watch::channel(false);
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = tune(stream) {
-            tracing::debug!(%error, "cannot tune a connection");
-        }
-    });
-    let serving = axum::serve(listener, router).with_graceful_shutdown(async move {
+    let serving = net::serve(listener, router, settings, async move {
         stop.await;
         tracing::info!("stopping");
         hub.close();
@@ -155,43 +167,10 @@ async fn serve_until(
         tokio::time::sleep(grace).await;
     };
     tokio::select! {
-        result = async { serving.await } => result.context("the server failed"),
+        () = serving => {}
         () = out_of_grace => {
             tracing::warn!("requests were still in flight after server.shutdown_timeout");
-            Ok(())
         }
-    }
-}
-
-/// A step is milliseconds: no waiting for full segments. A worker that vanished without a word is
-/// noticed when it does not confirm what is sent, rather than after the kernel's quarter of an hour.
-fn tune(stream: &mut TcpStream) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(&*stream);
-    let probes = TcpKeepalive::new()
-        .with_time(PEER_SILENCE_MAX)
-        .with_interval(PEER_SILENCE_MAX);
-    socket.set_tcp_keepalive(&probes)?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(PEER_SILENCE_MAX))?;
-    Ok(())
-}
-
-async fn bind(host: &str, port: u16) -> anyhow::Result<TcpListener> {
-    let bound = TcpListener::bind((host.trim_matches(['[', ']']), port)).await;
-    bound.map_err(|error| anyhow::anyhow!("Failed to bind to {host}:{port}: {error}"))
-}
-
-/// Metrics are worth having, not worth failing for.
-async fn serve_metrics(host: String, port: u16) {
-    let served = match bind(&host, port).await {
-        Ok(listener) => axum::serve(listener, metrics_router())
-            .await
-            .map_err(Into::into),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = served {
-        tracing::warn!("metrics are not served: {error:#}");
     }
 }
 
@@ -244,7 +223,7 @@ fn app(
     auth: Option<Authenticator>,
 ) -> Arc<App> {
     let server = &config.server;
-    let key_bytes_max = engine.store().key_bytes_max();
+    let field_limits = field_limits(config, &**engine.store());
     Arc::new(App {
         engine,
         hub,
@@ -253,15 +232,34 @@ fn app(
         parse: parse::Context {
             is_debug: config.debug,
             address_rules: address_rules(config),
-            key_bytes_max,
+            limits: field_limits,
         },
-        limits: Limits::new(
-            server.max_body_size,
-            server.request_deadline.as_duration(),
-            server.max_in_flight,
-            server.max_in_flight_bytes,
-        ),
+        limits: Limits::new(limits::Settings {
+            body_bytes_max: server.max_body_size,
+            body_read_timeout: server.body_read_timeout.as_duration(),
+            request_deadline: server.request_deadline.as_duration(),
+            in_flight_max: server.max_in_flight,
+            in_flight_bytes_max: server.max_in_flight_bytes,
+        }),
+        rates: Rates::new(rate::Settings {
+            per_address: Some(config.limits.rate_per_address).filter(|rate| *rate > 0),
+            per_token: Some(config.limits.rate_per_token).filter(|rate| *rate > 0),
+            burst: config.limits.rate_burst,
+        }),
     })
+}
+
+fn field_limits(config: &Config, store: &dyn Store) -> parse::Limits {
+    let limits = &config.limits;
+    let key_bytes_max = store.key_bytes_max().unwrap_or(usize::MAX);
+    parse::Limits {
+        id_bytes_max: limits.max_id_length.min(key_bytes_max),
+        address_bytes_max: limits.max_address_length.min(key_bytes_max),
+        tags_max: limits.max_tags,
+        tag_bytes_max: limits.max_tag_length,
+        suspend_actions_max: limits.max_suspend_actions,
+        heartbeat_tasks_max: limits.max_heartbeat_tasks,
+    }
 }
 
 fn log_start(config: &Config, address: std::net::SocketAddr) {
@@ -279,5 +277,6 @@ fn log_start(config: &Config, address: std::net::SocketAddr) {
     }
     let auth = config.auth.mode() != AuthMode::Off;
     let is_debug = config.debug;
-    tracing::info!(addr = %address, storage, auth, poll, http_push, gcps, bash_exec, is_debug, "listening");
+    let tls = config.server.tls.cert.is_some();
+    tracing::info!(addr = %address, storage, auth, tls, poll, http_push, gcps, bash_exec, is_debug, "listening");
 }

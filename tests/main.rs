@@ -90,17 +90,21 @@ mod surface {
     mod auth_table;
     mod bash;
     mod bash_scripts;
+    mod connections;
     mod cors;
     mod delivery;
     mod gcps;
+    mod hostile;
     mod http;
     mod lifecycle;
     pub mod metrics;
     mod push;
     mod push_auth;
+    mod rates;
     mod sse;
     mod stalled;
     mod targets;
+    mod tls;
 }
 
 mod tidy;

@@ -8,7 +8,7 @@ const LINES_MAX: usize = 600;
 
 /// Which modules a module may import; `serve`, which wires everything together, may import all.
 /// `machine` and `store` share types: what a batch needs and changes, and the objects.
-const IMPORTS: [(&str, &[&str]); 12] = [
+const IMPORTS: [(&str, &[&str]); 13] = [
     ("protocol", &[]),
     ("machine", &["protocol", "store"]),
     ("store", &["protocol", "machine"]),
@@ -35,10 +35,12 @@ const IMPORTS: [(&str, &[&str]); 12] = [
             "engine",
             "driver",
             "transport",
+            "net",
             "telemetry",
         ],
     ),
     ("auth", &["protocol"]),
+    ("net", &["telemetry"]),
     ("telemetry", &["protocol"]),
     ("config", &["telemetry"]),
     ("cli", &["config", "telemetry"]),

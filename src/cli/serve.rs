@@ -25,6 +25,8 @@ pub(super) struct Flags {
     #[command(flatten)]
     auth: AuthFlags,
     #[command(flatten)]
+    limits: LimitFlags,
+    #[command(flatten)]
     storage: StorageFlags,
     #[command(flatten)]
     timing: TimingFlags,
@@ -66,6 +68,26 @@ struct ServerFlags {
     /// --server-max-body-size
     #[arg(long, value_name = "BYTES", allow_negative_numbers = true)]
     server_max_in_flight_bytes: Option<i64>,
+    /// Connections open at once, besides those of streams (--transports-http-poll-max-connections)
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    server_max_connections: Option<i64>,
+    /// How long the head of a request, or a TLS handshake and the first one, may take to arrive, in
+    /// milliseconds
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    server_header_read_timeout: Option<i64>,
+    /// How long each 64 KiB of a body may take to arrive, in milliseconds
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    server_body_read_timeout: Option<i64>,
+    /// How long a connection is kept open between two requests, in milliseconds
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    server_idle_timeout: Option<i64>,
+    /// PEM file of the certificate of the API, and the intermediate ones after it; read again on
+    /// SIGHUP
+    #[arg(long, value_name = "PATH")]
+    server_tls_cert: Option<String>,
+    /// PEM file of its private key
+    #[arg(long, value_name = "PATH")]
+    server_tls_key: Option<String>,
     /// Origin that may call the API from a browser, `*` for any; repeatable
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',')]
     server_cors_allow_origin: Option<Vec<String>>,
@@ -90,6 +112,38 @@ struct AuthFlags {
     /// How often the keys are read and fetched again, in milliseconds
     #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     auth_refresh_interval: Option<i64>,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Limits")]
+struct LimitFlags {
+    /// Longest id, in bytes
+    #[arg(long, value_name = "BYTES", allow_negative_numbers = true)]
+    limits_max_id_length: Option<i64>,
+    /// Longest address of a worker or listener, in bytes
+    #[arg(long, value_name = "BYTES", allow_negative_numbers = true)]
+    limits_max_address_length: Option<i64>,
+    /// Tags of a promise
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    limits_max_tags: Option<i64>,
+    /// Longest tag, name and value together, in bytes
+    #[arg(long, value_name = "BYTES", allow_negative_numbers = true)]
+    limits_max_tag_length: Option<i64>,
+    /// Promises awaited by one task.suspend
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    limits_max_suspend_actions: Option<i64>,
+    /// Tasks named by one task.heartbeat
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    limits_max_heartbeat_tasks: Option<i64>,
+    /// Requests a second from one address; 0 is unlimited
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    limits_rate_per_address: Option<i64>,
+    /// Requests a second with one bearer token, on top of --limits-rate-per-address; 0 is unlimited
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    limits_rate_per_token: Option<i64>,
+    /// Requests that may come at once, if there is a rate
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    limits_rate_burst: Option<i64>,
 }
 
 #[derive(Args)]
@@ -230,6 +284,9 @@ struct ObservabilityFlags {
     /// Port of the metrics endpoint, 0 to 65535; 0 is off
     #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
     observability_metrics_port: Option<i64>,
+    /// Address to bind for metrics; by default --server-bind
+    #[arg(long, value_name = "ADDRESS")]
+    observability_metrics_bind: Option<String>,
 }
 
 /// Collects the flags that were given.
@@ -249,12 +306,17 @@ impl Flags {
         given.add("debug", self.debug.then_some(true));
         self.server.given(&mut given);
         self.auth.given(&mut given);
+        self.limits.given(&mut given);
         self.storage.given(&mut given);
         self.timing.given(&mut given);
         self.transports.given(&mut given);
         given.add(
             "observability.metrics_port",
             self.observability.observability_metrics_port,
+        );
+        given.add(
+            "observability.metrics_bind",
+            self.observability.observability_metrics_bind,
         );
         given.0
     }
@@ -274,6 +336,15 @@ impl ServerFlags {
             "server.max_in_flight_bytes",
             self.server_max_in_flight_bytes,
         );
+        given.add("server.max_connections", self.server_max_connections);
+        given.add(
+            "server.header_read_timeout",
+            self.server_header_read_timeout,
+        );
+        given.add("server.body_read_timeout", self.server_body_read_timeout);
+        given.add("server.idle_timeout", self.server_idle_timeout);
+        given.add("server.tls.cert", self.server_tls_cert);
+        given.add("server.tls.key", self.server_tls_key);
         given.add("server.cors.allow_origins", self.server_cors_allow_origin);
     }
 }
@@ -285,6 +356,26 @@ impl AuthFlags {
         given.add("auth.iss", self.auth_iss);
         given.add("auth.aud", self.auth_aud);
         given.add("auth.refresh_interval", self.auth_refresh_interval);
+    }
+}
+
+impl LimitFlags {
+    fn given(self, given: &mut Given) {
+        given.add("limits.max_id_length", self.limits_max_id_length);
+        given.add("limits.max_address_length", self.limits_max_address_length);
+        given.add("limits.max_tags", self.limits_max_tags);
+        given.add("limits.max_tag_length", self.limits_max_tag_length);
+        given.add(
+            "limits.max_suspend_actions",
+            self.limits_max_suspend_actions,
+        );
+        given.add(
+            "limits.max_heartbeat_tasks",
+            self.limits_max_heartbeat_tasks,
+        );
+        given.add("limits.rate_per_address", self.limits_rate_per_address);
+        given.add("limits.rate_per_token", self.limits_rate_per_token);
+        given.add("limits.rate_burst", self.limits_rate_burst);
     }
 }
 
@@ -426,7 +517,7 @@ pub(super) fn with_defaults(command: clap::Command, is_dev: bool) -> clap::Comma
         };
         let default = match key.as_str() {
             "storage.sqlite.path" if is_dev => ":memory:".to_owned(),
-            "server.url" => "http://{host}:{port}".to_owned(),
+            "server.url" => "http(s)://{host}:{port}".to_owned(),
             "transports.http_push.auth.audience" => "the address".to_owned(),
             _ => shown(default),
         };

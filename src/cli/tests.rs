@@ -51,17 +51,17 @@ fn the_definitions_are_consistent() {
 
 #[test]
 fn every_setting_has_a_flag_that_means_what_its_variable_means() {
-    // Without which storage.type has one value only, and issuers and audiences have no use.
-    let base = BTreeMap::from([
-        (
-            keys::environment_variable("storage.postgres.url"),
-            "postgres://base".to_owned(),
-        ),
-        (
-            keys::environment_variable("auth.publickey"),
-            "base.pem".to_owned(),
-        ),
-    ]);
+    // Without which others have one value only, or no use.
+    let base = BTreeMap::from(
+        [
+            ("storage.postgres.url", "postgres://base"),
+            ("auth.publickey", "base.pem"),
+            ("server.tls.cert", "base"),
+            ("server.tls.key", "base"),
+            ("limits.rate_per_address", "1"),
+        ]
+        .map(|(key, value)| (keys::environment_variable(key), value.to_owned())),
+    );
     for (key, default) in keys::defaults() {
         let flag = keys::flag(&key);
         let value = other_value(&key, &default);
@@ -109,7 +109,7 @@ fn every_flag_is_a_setting() {
 
 #[test]
 fn help_has_the_unit_the_default_and_the_variable_of_every_flag() {
-    const UNITS: [&str; 8] = [
+    const UNITS: [&str; 11] = [
         "milliseconds",
         "bytes",
         "requests",
@@ -118,6 +118,9 @@ fn help_has_the_unit_the_default_and_the_variable_of_every_flag() {
         "messages",
         "connections",
         "scripts",
+        "promises",
+        "tags",
+        "tasks",
     ];
     let comments = config::reference_comments();
     let command = command();
@@ -155,7 +158,7 @@ fn help_shows_the_path_that_the_command_uses() {
     };
     assert!(help("serve").contains("[default: resonate.db]"));
     assert!(help("dev").contains("[default: :memory:]"));
-    assert!(help("dev").contains("[default: http://{host}:{port}]"));
+    assert!(help("dev").contains("[default: http(s)://{host}:{port}]"));
 }
 
 #[test]

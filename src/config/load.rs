@@ -47,6 +47,8 @@ pub fn load(layers: &Layers<'_>) -> Result<Loaded, Error> {
     unsupported::refuse(&merged)?;
     let config: Config = merged.extract().map_err(|error| refused(&error, &known))?;
     check_limits(&config, &merged)?;
+    check_rates(&config, &merged)?;
+    check_tls(&config, &merged)?;
     check_storage(&config, &merged)?;
     auth::check(&config, &merged, &mut warnings)?;
     push_auth::check(&config.transports, &merged, &mut warnings)?;
@@ -120,6 +122,31 @@ fn check_limits(config: &Config, merged: &Figment) -> Result<(), Error> {
         source_of(merged, IN_FLIGHT),
         source_of(merged, BODY),
     )))
+}
+
+/// Tokens cost nothing to make up, each with a rate of its own.
+fn check_rates(config: &Config, merged: &Figment) -> Result<(), Error> {
+    const TOKEN: &str = "limits.rate_per_token";
+    const ADDRESS: &str = "limits.rate_per_address";
+    let limits = &config.limits;
+    if limits.rate_per_token == 0 || limits.rate_per_address > 0 {
+        return Ok(());
+    }
+    let reason = format!("{TOKEN} requires {ADDRESS}: whoever makes up tokens would have no limit");
+    Err(Error::of(TOKEN, &source_of(merged, TOKEN), &reason))
+}
+
+fn check_tls(config: &Config, merged: &Figment) -> Result<(), Error> {
+    const CERT: &str = "server.tls.cert";
+    const KEY: &str = "server.tls.key";
+    let tls = &config.server.tls;
+    let (given, missing) = match (&tls.cert, &tls.key) {
+        (Some(_), None) => (CERT, KEY),
+        (None, Some(_)) => (KEY, CERT),
+        _ => return Ok(()),
+    };
+    let reason = format!("{missing} is required when {given} is set");
+    Err(Error::of(given, &source_of(merged, given), &reason))
 }
 
 fn check_storage(config: &Config, merged: &Figment) -> Result<(), Error> {

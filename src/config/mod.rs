@@ -18,6 +18,7 @@ mod auth;
 mod environment;
 mod file;
 pub mod keys;
+mod limits;
 mod load;
 mod observability;
 mod postgres;
@@ -37,11 +38,12 @@ pub(crate) use tests::reference::comments as reference_comments;
 
 pub use auth::{Auth, AuthMode, Jwks};
 pub use environment::Environment;
+pub use limits::Limits;
 pub use load::load;
 pub use observability::Observability;
 pub use postgres::{Postgres, PostgresUrl};
 pub use push_auth::{PushAuth, PushAuthMode, Token};
-pub use server::{Cors, Server};
+pub use server::{Cors, Server, Tls};
 pub use storage::{Backend, Sqlite, Storage, Synchronous};
 pub use tasks::{Messages, Tasks, Timeouts};
 pub use transports::{BashExec, Gcps, HttpPoll, HttpPush, Transports};
@@ -62,6 +64,8 @@ pub struct Config {
     pub server: Server,
     /// By which tokens clients and workers are known.
     pub auth: Auth,
+    /// What one request may hold, and how often clients may ask.
+    pub limits: Limits,
     /// Where promises are kept.
     pub storage: Storage,
     /// Leases and redispatch.
@@ -83,6 +87,7 @@ impl Default for Config {
             debug: false,
             server: Server::default(),
             auth: Auth::default(),
+            limits: Limits::default(),
             storage: Storage::default(),
             tasks: Tasks::default(),
             timeouts: Timeouts::default(),

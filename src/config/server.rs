@@ -36,8 +36,33 @@ pub struct Server {
     /// Bytes of their bodies, before the server stops reading. At least `max_body_size`.
     #[serde(deserialize_with = "value::at_least_one")]
     pub max_in_flight_bytes: usize,
+    /// Connections open at once, besides those of streams.
+    #[serde(deserialize_with = "value::at_least_one")]
+    pub max_connections: usize,
+    /// How long the head of a request, or a TLS handshake and the first one, may take to arrive.
+    #[serde(deserialize_with = "value::at_least_one")]
+    pub header_read_timeout: Millis,
+    /// How long each 64 KiB of a body, or what there is of them, may take to arrive.
+    #[serde(deserialize_with = "value::at_least_one")]
+    pub body_read_timeout: Millis,
+    /// How long a connection is kept open between two requests.
+    #[serde(deserialize_with = "value::at_least_one")]
+    pub idle_timeout: Millis,
+    /// Encryption.
+    pub tls: Tls,
     /// Cross-origin requests.
     pub cors: Cors,
+}
+
+/// Encryption of the API; both files or none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tls {
+    /// PEM file of the certificate and the intermediate ones after it.
+    #[serde(deserialize_with = "value::not_empty_if_set")]
+    pub cert: Option<String>,
+    /// PEM file of its private key.
+    #[serde(deserialize_with = "value::not_empty_if_set")]
+    pub key: Option<String>,
 }
 
 /// Cross-origin requests.
@@ -49,15 +74,19 @@ pub struct Cors {
 }
 
 impl Server {
-    /// The `serverUrl` of execute messages: `server.url`, else `http://{host}:{port}` with the port
-    /// that was bound.
+    /// The `serverUrl` of execute messages: `server.url`, else `http://{host}:{port}` (`https` with a
+    /// certificate) with the port that was bound.
     pub fn public_url(&self, bound_port: u16) -> String {
+        let host = &self.host;
+        let scheme = if self.tls.cert.is_some() {
+            "https"
+        } else {
+            "http"
+        };
         match &self.url {
             Some(url) => url.as_str().to_owned(),
-            None if self.host.parse::<Ipv6Addr>().is_ok() => {
-                format!("http://[{}]:{bound_port}", self.host)
-            }
-            None => format!("http://{}:{bound_port}", self.host),
+            None if host.parse::<Ipv6Addr>().is_ok() => format!("{scheme}://[{host}]:{bound_port}"),
+            None => format!("{scheme}://{host}:{bound_port}"),
         }
     }
 }
@@ -75,6 +104,12 @@ impl Default for Server {
             request_deadline: Millis::new(8_000),
             max_in_flight: 4096,
             max_in_flight_bytes: 256 * 1024 * 1024,
+            max_connections: 10_000,
+            header_read_timeout: Millis::new(10_000),
+            body_read_timeout: Millis::new(10_000),
+            // Above the 90 s for which clients keep theirs: some lose a request that meets the end.
+            idle_timeout: Millis::new(180_000),
+            tls: Tls::default(),
             cors: Cors::default(),
         }
     }

@@ -8,18 +8,14 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use crate::protocol::operation::{PromiseCreate, PromiseSearch, PromiseSettle};
-use crate::protocol::record::{Promise, PromiseState, Schedule, Tags, Value, Verdict};
+use crate::protocol::record::{PromiseState, Tags, Value, Verdict};
 use crate::protocol::reply::Refusal;
+use crate::store::Need;
 use crate::store::bus::{Bus, Subscription};
-use crate::store::memory::MemoryStore;
-use crate::store::{
-    Deadline, Dump, Loaded, MessageKind, Need, PromisePage, QueueCursor, SchedulePage, TaskPage,
-    Transaction, Waiting, WaitingCount, WaitingKind,
-};
+use crate::store::hooked::{Before, Hooked};
 
-/// A memory store whose commits wait for permission and fail on command.
+/// What happens to commits: they wait for permission, and fail on command.
 struct Faulty {
-    inner: MemoryStore,
     /// One permit lets one commit through.
     gate: Semaphore,
     /// Commits that have reached the gate.
@@ -46,10 +42,11 @@ impl Bus for Silence {
     }
 }
 
+type FaultyStore = Hooked<Faulty>;
+
 impl Faulty {
-    fn new(permits: usize) -> Arc<Self> {
-        Arc::new(Faulty {
-            inner: MemoryStore::new(),
+    fn store(permits: usize) -> Arc<FaultyStore> {
+        Hooked::new(Faulty {
             gate: Semaphore::new(permits),
             arrived: AtomicUsize::new(0),
             sizes: Mutex::default(),
@@ -66,123 +63,37 @@ impl Faulty {
     }
 }
 
-struct FaultyTransaction<'a> {
-    store: &'a Faulty,
-    inner: Box<dyn Transaction + 'a>,
-}
-
 #[async_trait]
-impl Transaction for FaultyTransaction<'_> {
-    async fn load(&mut self, need: &Need) -> store::Result<Loaded> {
-        assert!(!need.objects.contains("panic"), "the test asked for it");
-        self.inner.load(need).await
+impl Before for Faulty {
+    fn bus(&self) -> Option<Arc<dyn Bus>> {
+        let is_shared = self.is_shared.load(Ordering::SeqCst);
+        is_shared.then(|| Arc::new(Silence) as Arc<dyn Bus>)
     }
 
-    async fn commit(self: Box<Self>, changes: &Changes) -> store::Result<()> {
-        if self.store.is_out.load(Ordering::SeqCst) {
+    fn load(&self, need: &Need) {
+        assert!(!need.objects.contains("panic"), "the test asked for it");
+    }
+
+    async fn commit(&self, changes: &Changes) -> store::Result<()> {
+        if self.is_out.load(Ordering::SeqCst) {
             return Err(store::Error::Unavailable("out".to_owned()));
         }
         let one_less = |left: usize| left.checked_sub(1);
         let (always, then) = (Ordering::SeqCst, Ordering::SeqCst);
-        if self
-            .store
-            .overtaken
-            .fetch_update(always, then, one_less)
-            .is_ok()
-        {
+        if self.overtaken.fetch_update(always, then, one_less).is_ok() {
             return Err(store::Error::Conflict("overtaken".to_owned()));
         }
         let is_refused = |change: &store::Change| &*change.after.promise.id == "refused";
         if changes.objects.iter().any(is_refused) {
             return Err(store::Error::Refused("as told".to_owned()));
         }
-        self.store.arrived.fetch_add(1, Ordering::SeqCst);
-        self.store
-            .gate
-            .acquire()
-            .await
-            .expect("never closed")
-            .forget();
-        self.inner.commit(changes).await?;
-        let mut sizes = self.store.sizes.lock().unwrap();
-        sizes.push(changes.objects.len());
+        self.arrived.fetch_add(1, Ordering::SeqCst);
+        self.gate.acquire().await.expect("never closed").forget();
         Ok(())
     }
-}
 
-#[async_trait]
-impl Store for Faulty {
-    fn bus(&self) -> Option<Arc<dyn Bus>> {
-        let is_shared = self.is_shared.load(Ordering::SeqCst);
-        is_shared.then(|| Arc::new(Silence) as Arc<dyn Bus>)
-    }
-    async fn begin(&self) -> store::Result<Box<dyn Transaction + '_>> {
-        let inner = self.inner.begin().await?;
-        Ok(Box::new(FaultyTransaction { store: self, inner }))
-    }
-    async fn read(&self, ids: &[Id]) -> store::Result<Vec<Object>> {
-        self.inner.read(ids).await
-    }
-    async fn read_schedule(&self, id: &str) -> store::Result<Option<Schedule>> {
-        self.inner.read_schedule(id).await
-    }
-    async fn promises(&self, page: &PromisePage) -> store::Result<Vec<Promise>> {
-        self.inner.promises(page).await
-    }
-    async fn tasks(&self, page: &TaskPage) -> store::Result<Vec<Object>> {
-        self.inner.tasks(page).await
-    }
-    async fn schedules(&self, page: &SchedulePage) -> store::Result<Vec<Schedule>> {
-        self.inner.schedules(page).await
-    }
-    async fn due(
-        &self,
-        until: Millis,
-        queues: Queues<'_>,
-        limit: usize,
-    ) -> store::Result<Vec<Deadline>> {
-        self.inner.due(until, queues, limit).await
-    }
-    async fn waiting(
-        &self,
-        queue: &str,
-        kind: MessageKind,
-        now: Millis,
-        after: Option<&QueueCursor>,
-        limit: usize,
-    ) -> store::Result<Vec<Waiting>> {
-        self.inner.waiting(queue, kind, now, after, limit).await
-    }
-    async fn queues(
-        &self,
-        kind: WaitingKind,
-        after: Option<&str>,
-        limit: usize,
-    ) -> store::Result<Vec<Id>> {
-        self.inner.queues(kind, after, limit).await
-    }
-    async fn waiting_by_address(
-        &self,
-        queue: &str,
-        now: Millis,
-        limit: usize,
-    ) -> store::Result<Vec<WaitingCount>> {
-        self.inner.waiting_by_address(queue, now, limit).await
-    }
-    async fn stale_unblocks(&self, before: Millis, limit: usize) -> store::Result<Vec<(Id, Id)>> {
-        self.inner.stale_unblocks(before, limit).await
-    }
-    async fn dump(&self) -> store::Result<Dump> {
-        self.inner.dump().await
-    }
-    async fn reset(&self) -> store::Result<()> {
-        self.inner.reset().await
-    }
-    async fn ping(&self) -> store::Result<()> {
-        self.inner.ping().await
-    }
-    async fn close(&self) {
-        self.inner.close().await;
+    fn committed(&self, changes: &Changes) {
+        self.sizes.lock().unwrap().push(changes.objects.len());
     }
 }
 
@@ -198,7 +109,7 @@ impl Hooks for NoHooks {
     }
 }
 
-fn engine(store: &Arc<Faulty>) -> Arc<Engine> {
+fn engine(store: &Arc<FaultyStore>) -> Arc<Engine> {
     Engine::start(Options {
         store: store.clone(),
         clock: Arc::new(Clock::manual(1000)),
@@ -241,7 +152,7 @@ async fn settled(answer: Answer) -> Result<u16, Error> {
 
 #[tokio::test]
 async fn a_lone_request_commits_at_once_and_what_arrives_meanwhile_shares_the_next() {
-    let store = Faulty::new(0);
+    let store = Faulty::store(0);
     let engine = engine(&store);
     let first = send(&engine, create("first"));
     store.until_arrived(1).await;
@@ -262,7 +173,7 @@ async fn a_lone_request_commits_at_once_and_what_arrives_meanwhile_shares_the_ne
 
 #[tokio::test]
 async fn no_reply_leaves_before_the_commit_it_rests_on() {
-    let store = Faulty::new(1);
+    let store = Faulty::store(1);
     let engine = engine(&store);
     assert_eq!(settled(send(&engine, create("p"))).await.unwrap(), 200);
     let settlement = send(&engine, settle("p"));
@@ -292,7 +203,7 @@ async fn no_reply_leaves_before_the_commit_it_rests_on() {
 #[tokio::test]
 async fn a_culprit_fails_alone() {
     for culprit in ["refused", "panic"] {
-        let store = Faulty::new(0);
+        let store = Faulty::store(0);
         let engine = engine(&store);
         let first = send(&engine, create("first"));
         store.until_arrived(1).await;
@@ -317,7 +228,7 @@ async fn a_culprit_fails_alone() {
 #[tokio::test]
 async fn a_step_that_fails_keeps_no_other_from_happening() {
     for culprit in ["refused", "panic"] {
-        let store = Faulty::new(1000);
+        let store = Faulty::store(1000);
         let engine = engine(&store);
         let ids = ["a", "b", culprit, "c", "d"];
         let timed = |id: &str| {
@@ -337,7 +248,7 @@ async fn a_step_that_fails_keeps_no_other_from_happening() {
 
 #[tokio::test(start_paused = true)]
 async fn a_short_outage_is_waited_out_and_a_long_one_is_unavailable() {
-    let store = Faulty::new(1000);
+    let store = Faulty::store(1000);
     let engine = engine(&store);
     store.is_out.store(true, Ordering::SeqCst);
     let held = send(&engine, create("held"));
@@ -357,7 +268,7 @@ async fn a_short_outage_is_waited_out_and_a_long_one_is_unavailable() {
 
 #[tokio::test(start_paused = true)]
 async fn a_commit_that_hangs_holds_nobody_beyond_the_deadline() {
-    let store = Faulty::new(0);
+    let store = Faulty::store(0);
     let engine = engine(&store);
     let hangs = send(&engine, create("a"));
     let behind = send(&engine, create("b"));
@@ -369,7 +280,7 @@ async fn a_commit_that_hangs_holds_nobody_beyond_the_deadline() {
 
 #[tokio::test]
 async fn stopping_answers_what_is_queued_and_refuses_what_comes() {
-    let store = Faulty::new(0);
+    let store = Faulty::store(0);
     let engine = engine(&store);
     let queued = send(&engine, create("a"));
     store.until_arrived(1).await;
@@ -388,7 +299,7 @@ async fn stopping_answers_what_is_queued_and_refuses_what_comes() {
 
 #[tokio::test(start_paused = true)]
 async fn what_another_batch_overtook_is_decided_anew() {
-    let store = Faulty::new(1000);
+    let store = Faulty::store(1000);
     let engine = engine(&store);
     store.overtaken.store(5, Ordering::SeqCst);
     let answers = ["a", "b", "c"].map(|id| send(&engine, create(id)));
@@ -400,7 +311,7 @@ async fn what_another_batch_overtook_is_decided_anew() {
 
 #[tokio::test(start_paused = true)]
 async fn who_is_overtaken_for_ever_is_told_in_time_that_it_may_try_again() {
-    let store = Faulty::new(1000);
+    let store = Faulty::store(1000);
     let engine = engine(&store);
     store.overtaken.store(usize::MAX, Ordering::SeqCst);
     let started_at = Instant::now();
@@ -434,7 +345,7 @@ async fn on_a_shared_store_a_deadline_is_stored_before_it_is_answered() {
         (settle("p"), true),
         (get, false),
     ] {
-        let store = Faulty::new(1000);
+        let store = Faulty::store(1000);
         store.is_shared.store(is_shared, Ordering::SeqCst);
         let engine = engine(&store);
         store::suite::insert(&store.inner, [expired("p")]).await;

@@ -1,40 +1,41 @@
 //! `POST /`: extract, execute, wrap.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::response::Response;
-use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
+use bytes::Bytes;
+use futures_util::FutureExt;
 use serde::Serialize;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::Instant;
 
 use crate::engine::Error;
+use crate::net::Peer;
 use crate::protocol::envelope::{self, Rejection, UNKNOWN_CORR_ID, UNKNOWN_KIND};
 use crate::protocol::operation::Operation;
 use crate::protocol::record::Millis;
-use crate::protocol::reply::{Envelope, ErrorEnvelope};
+use crate::protocol::reply::{Envelope, ErrorEnvelope, Reply};
 use crate::protocol::{parse, scope};
 use crate::telemetry::metrics::METRICS;
 
+use super::intake::{self, Unread};
+use super::rate::TooMany;
 use super::{App, auth};
 
 /// The token is good, but not for this.
 pub(super) const FORBIDDEN: &str = "Forbidden";
 const TOO_LARGE: &str = "Request body too large";
 const OVERLOADED: &str = "Service unavailable: too many requests in flight; safe to retry";
-/// For how long a body may stand still. It has a place already: a few that never come to their end
-/// would shut everybody out. Below the time that others wait for a place.
-const BODY_SILENCE_MAX: Duration = Duration::from_secs(5);
-/// How much of a body that is too large is read and thrown away before it is refused, and for how
-/// long. Most clients write all of it before they look for an answer, and would find the connection
-/// broken instead of the 413.
-const DISCARDED_BYTES_MAX: usize = 256 * 1024 * 1024;
-const DISCARDING_MAX: Duration = Duration::from_secs(5);
-/// Seconds after which a refused client may come back.
+const TOO_SLOW: &str =
+    "Service unavailable: the body arrived too slowly while others waited; safe to retry";
+const ENCODED: &str = " (content-encoding is not supported)";
+const PANICKED: &str = "the request failed unexpectedly";
+/// A request that came too early is read, for the refusal to name it, unless it is larger.
+const TOO_MANY_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Seconds after which a client that found no place may come back.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 /// How a client is to say who it is.
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer");
@@ -42,26 +43,28 @@ const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer");
 /// Serves one protocol request.
 pub(super) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
     let started_at = Instant::now();
-    let announced = content_length(request.headers());
-    if announced.is_some_and(|bytes| bytes > app.limits.body_bytes_max) {
-        // Who asks first sends nothing when told no.
-        if !request.headers().contains_key(header::EXPECT) {
-            discard(request.into_body()).await;
-        }
-        return refused(413, TOO_LARGE, started_at);
-    }
-    let reserved = announced.unwrap_or(app.limits.body_bytes_max);
-    let Some(permit) = app.limits.admit(reserved).await else {
-        return refused(503, OVERLOADED, started_at);
+    let (parts, body) = request.into_parts();
+    let peer = parts.extensions.get::<Peer>().copied();
+    // The rest of the head is not kept while the request waits.
+    let headers = parts.headers;
+    let too_many = peer.and_then(|Peer(address)| app.rates.address(address).err());
+    let bytes_max = match too_many {
+        None => app.limits.body_bytes_max,
+        Some(_) => TOO_MANY_BODY_BYTES_MAX.min(app.limits.body_bytes_max),
     };
-    let (head, mut body) = request.into_parts();
-    match read_body(&mut body, app.limits.body_bytes_max).await {
-        Ok(bytes) => answer(&app, &head.headers, &bytes, started_at).await,
-        Err(Unread::TooLarge) => {
-            drop(permit);
-            discard(body).await;
+    match intake::read(&app.limits, &headers, body, bytes_max).await {
+        Ok((bytes, _permit)) => answer(&app, &headers, &bytes, too_many, started_at).await,
+        Err(Unread::TooLarge(rest)) => {
+            if let Some(too_many) = too_many {
+                return limited(UNKNOWN_KIND, UNKNOWN_CORR_ID, too_many, started_at);
+            }
+            if let Some(rest) = rest {
+                intake::discard(rest).await;
+            }
             refused(413, TOO_LARGE, started_at)
         }
+        Err(Unread::NoRoom) => refused(503, OVERLOADED, started_at),
+        Err(Unread::TooSlow) => refused(503, TOO_SLOW, started_at),
         Err(Unread::Broken(reason)) => {
             let message = format!("Invalid request envelope: {reason}");
             refused(400, &message, started_at)
@@ -69,21 +72,32 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
     }
 }
 
-async fn answer(app: &App, headers: &HeaderMap, body: &Bytes, started_at: Instant) -> Response {
+async fn answer(
+    app: &App,
+    headers: &HeaderMap,
+    body: &Bytes,
+    too_many: Option<TooMany>,
+    started_at: Instant,
+) -> Response {
     let envelope = match envelope::parse(body) {
         Ok(envelope) => envelope,
-        Err(rejection) => return rejected(&rejection, started_at),
-    };
-    let (operation, debug_time, prefix) = match admitted(app, headers, &envelope).await {
-        Ok(admitted) => admitted,
-        Err(rejection) => return rejected(&rejection, started_at),
+        Err(mut rejection) => {
+            if headers.contains_key(header::CONTENT_ENCODING) {
+                rejection.message.push_str(ENCODED);
+            }
+            return rejected(&rejection, started_at);
+        }
     };
     let (kind, corr_id) = (&*envelope.kind, &*envelope.corr_id);
-    match app.engine.execute(operation, debug_time, body.len()).await {
-        Ok(mut reply) => {
-            if let Some(prefix) = prefix {
-                reply.narrow(&prefix);
-            }
+    let token = envelope.auth.as_deref().or_else(|| auth::bearer(headers));
+    let too_many = too_many.or_else(|| token.and_then(|token| app.rates.token(token).err()));
+    if let Some(too_many) = too_many {
+        return limited(kind, corr_id, too_many, started_at);
+    }
+    let outcome = AssertUnwindSafe(execute(app, headers, &envelope, body.len())).catch_unwind();
+    let panicked = |_| Err(Failure::Engine(Error::Internal(PANICKED.to_owned())));
+    match outcome.await.unwrap_or_else(panicked) {
+        Ok(reply) => {
             let status = reply.status();
             log(kind, corr_id, status, started_at);
             respond(
@@ -95,7 +109,8 @@ async fn answer(app: &App, headers: &HeaderMap, body: &Bytes, started_at: Instan
                 },
             )
         }
-        Err(error) => {
+        Err(Failure::Rejected(rejection)) => rejected(&rejection, started_at),
+        Err(Failure::Engine(error)) => {
             let status = match &error {
                 Error::Unavailable(_) => 503,
                 Error::Internal(_) => 500,
@@ -111,6 +126,28 @@ async fn answer(app: &App, headers: &HeaderMap, body: &Bytes, started_at: Instan
             )
         }
     }
+}
+
+/// Why there is no reply.
+enum Failure {
+    Rejected(Rejection),
+    Engine(Error),
+}
+
+async fn execute(
+    app: &App,
+    headers: &HeaderMap,
+    envelope: &envelope::Envelope<'_>,
+    bytes: usize,
+) -> Result<Reply, Failure> {
+    let admitted = admitted(app, headers, envelope).await;
+    let (operation, debug_time, prefix) = admitted.map_err(Failure::Rejected)?;
+    let executed = app.engine.execute(operation, debug_time, bytes);
+    let mut reply = executed.await.map_err(Failure::Engine)?;
+    if let Some(prefix) = prefix {
+        reply.narrow(&prefix);
+    }
+    Ok(reply)
 }
 
 /// The operation that a request is, the `now` that it brings along, and what the ids must begin with that
@@ -145,6 +182,18 @@ async fn admitted(
     Ok((operation, debug_time, prefix))
 }
 
+/// Answers a request that came too early.
+fn limited(kind: &str, corr_id: &str, too_many: TooMany, started_at: Instant) -> Response {
+    log(kind, corr_id, 429, started_at);
+    let message = too_many.to_string();
+    let mut response = respond(429, &ErrorEnvelope::new(kind, corr_id, 429, &message));
+    let retry_after = HeaderValue::from(too_many.retry_after_s);
+    response
+        .headers_mut()
+        .insert(header::RETRY_AFTER, retry_after);
+    response
+}
+
 fn rejected(rejection: &Rejection, started_at: Instant) -> Response {
     let Rejection {
         kind,
@@ -164,54 +213,6 @@ fn log(kind: &str, corr_id: &str, status: u16, started_at: Instant) {
     METRICS.request(kind, status, elapsed);
     let elapsed_us = elapsed.as_micros();
     tracing::debug!(kind, corr_id, status, elapsed_us, "request");
-}
-
-fn content_length(headers: &HeaderMap) -> Option<usize> {
-    headers
-        .get(header::CONTENT_LENGTH)?
-        .to_str()
-        .ok()?
-        .parse()
-        .ok()
-}
-
-/// Why there is no whole body.
-enum Unread {
-    TooLarge,
-    Broken(String),
-}
-
-async fn read_body(body: &mut Body, bytes_max: usize) -> Result<Bytes, Unread> {
-    let mut read = BytesMut::new();
-    loop {
-        let frame = match timeout(BODY_SILENCE_MAX, body.frame()).await {
-            Ok(Some(Ok(frame))) => frame,
-            Ok(None) => return Ok(read.freeze()),
-            Ok(Some(Err(error))) => {
-                return Err(Unread::Broken(format!("the body ended early: {error}")));
-            }
-            Err(_) => return Err(Unread::Broken("the body stopped arriving".to_owned())),
-        };
-        // Trailers say nothing.
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        if data.len() > bytes_max - read.len() {
-            return Err(Unread::TooLarge);
-        }
-        read.extend_from_slice(&data);
-    }
-}
-
-async fn discard(mut body: Body) {
-    let deadline = Instant::now() + DISCARDING_MAX;
-    let mut bytes = 0;
-    while bytes < DISCARDED_BYTES_MAX {
-        let Ok(Some(Ok(frame))) = timeout_at(deadline, body.frame()).await else {
-            return;
-        };
-        bytes += frame.data_ref().map_or(0, Bytes::len);
-    }
 }
 
 fn refused(status: u16, message: &str, started_at: Instant) -> Response {

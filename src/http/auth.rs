@@ -24,7 +24,7 @@ pub(super) async fn principal(
 }
 
 /// The token of the header. Two headers say nothing: whoever looks at them may choose another.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut all = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(one), None) = (all.next(), all.next()) else {
         return None;

@@ -1,16 +1,17 @@
 //! The HTTP surface (`protocol.md` §1): routes, CORS, panics.
 //!
 //! Owns nothing but the translation between HTTP and the engine: `api` for `POST /`, `poll` for the
-//! event streams, `targets` for who waits for whom, `auth` for where tokens are, `limits` for what may be
-//! in flight at once.
+//! event streams, `targets` for who waits for whom, `auth` for where tokens are, `limits` and `intake` for
+//! what may be in flight at once, `rate` for how often clients may ask.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -19,17 +20,21 @@ use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 use crate::auth::Authenticator;
 use crate::driver::outbox::Outbox;
 use crate::engine::Engine;
+use crate::net::Peer;
 use crate::protocol::parse;
 use crate::telemetry::metrics::METRICS;
 use crate::transport::poll::Hub;
 
 mod api;
 mod auth;
-mod limits;
+mod intake;
+pub mod limits;
 mod poll;
+pub mod rate;
 mod targets;
 
 pub use limits::Limits;
+pub use rate::Rates;
 
 /// How long `GET /ready` waits for the storage.
 const READY_PATIENCE: Duration = Duration::from_secs(2);
@@ -50,20 +55,23 @@ pub struct App {
     pub parse: parse::Context,
     /// What may be in flight.
     pub limits: Limits,
+    /// How often clients may ask.
+    pub rates: Rates,
 }
 
 /// The whole surface as one service.
 pub fn router(app: Arc<App>, allow_origins: &[String]) -> Router {
     let router = Router::new()
-        .route("/", post(api::handle))
         .route(
             "/poll/{group}/{id}",
             // A stream without a body would take messages from those who listen.
             get(poll::handle).head(|| async { StatusCode::METHOD_NOT_ALLOWED }),
         )
+        .route("/targets", get(targets::handle))
+        .route_layer(from_fn_with_state(app.clone(), rate_limited))
+        .route("/", post(api::handle))
         .route("/health", get(|| async { StatusCode::OK }))
         .route("/ready", get(ready))
-        .route("/targets", get(targets::handle))
         .with_state(app);
     let router = ["promises", "schedules", "tasks"]
         .into_iter()
@@ -90,6 +98,22 @@ pub fn metrics_router() -> Router {
         "/metrics",
         get(move || async move { (content_type, METRICS.render()) }),
     )
+}
+
+/// Refuses what comes too early; `POST /` does so itself, when it knows what is asked.
+async fn rate_limited(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>();
+    let asked = peer.map_or(Ok(()), |Peer(address)| app.rates.address(*address));
+    let token = auth::bearer(request.headers());
+    let asked = asked.and_then(|()| token.map_or(Ok(()), |token| app.rates.token(token)));
+    match asked {
+        Ok(()) => next.run(request).await,
+        Err(too_many) => {
+            let retry_after = [(header::RETRY_AFTER, too_many.retry_after_s.to_string())];
+            let message = too_many.to_string();
+            (StatusCode::TOO_MANY_REQUESTS, retry_after, message).into_response()
+        }
+    }
 }
 
 async fn ready(State(app): State<Arc<App>>) -> StatusCode {

@@ -5,24 +5,52 @@ use super::cron::Cron;
 use super::record::{Millis, Tags, ValueParts, parse_delay, tag};
 use super::template;
 
-/// Longest id that a schedule may make.
-const PROMISE_ID_BYTES_MAX: usize = 64 * 1024;
+/// What one request may hold.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Longest id, in bytes.
+    pub id_bytes_max: usize,
+    /// Longest address, in bytes.
+    pub address_bytes_max: usize,
+    /// Tags of a promise.
+    pub tags_max: usize,
+    /// Longest tag, name and value together, in bytes.
+    pub tag_bytes_max: usize,
+    /// Promises that a `task.suspend` awaits.
+    pub suspend_actions_max: usize,
+    /// Tasks that a `task.heartbeat` names.
+    pub heartbeat_tasks_max: usize,
+}
+
+impl Default for Limits {
+    /// None.
+    fn default() -> Self {
+        Limits {
+            id_bytes_max: usize::MAX,
+            address_bytes_max: usize::MAX,
+            tags_max: usize::MAX,
+            tag_bytes_max: usize::MAX,
+            suspend_actions_max: usize::MAX,
+            heartbeat_tasks_max: usize::MAX,
+        }
+    }
+}
 
 /// The violations found in one request, in the order of its fields.
 #[derive(Debug)]
 pub(super) struct Violations<'c> {
     messages: Vec<String>,
     rules: &'c Rules,
-    key_bytes_max: Option<usize>,
+    limits: &'c Limits,
 }
 
 impl<'c> Violations<'c> {
-    /// None found yet. `key_bytes_max` is how long a text may be that the storage finds something by.
-    pub fn new(rules: &'c Rules, key_bytes_max: Option<usize>) -> Self {
+    /// None found yet.
+    pub fn new(rules: &'c Rules, limits: &'c Limits) -> Self {
         Violations {
             messages: Vec::new(),
             rules,
-            key_bytes_max,
+            limits,
         }
     }
 
@@ -53,13 +81,30 @@ impl<'c> Violations<'c> {
     /// A [`Violations::text`] that something is found by.
     pub fn id(&mut self, field: &str, text: &str) {
         self.text(field, text);
-        self.key(field, text);
+        self.no_longer(field, text.len(), self.limits.id_bytes_max);
     }
 
-    fn key(&mut self, field: &str, text: &str) {
-        if let Some(bytes_max) = self.key_bytes_max.filter(|max| text.len() > *max) {
+    fn no_longer(&mut self, field: &str, bytes: usize, bytes_max: usize) {
+        if bytes > bytes_max {
             self.push(format!("{field} must not be longer than {bytes_max} bytes"));
         }
+    }
+
+    fn no_more(&mut self, field: &str, count: usize, count_max: usize) {
+        if count > count_max {
+            self.push(format!("{field} must not be more than {count_max}"));
+        }
+    }
+
+    pub fn suspend_actions(&mut self, count: usize) {
+        if count == 0 {
+            self.push("Actions array cannot be empty");
+        }
+        self.no_more("Actions", count, self.limits.suspend_actions_max);
+    }
+
+    pub fn heartbeat_tasks(&mut self, count: usize) {
+        self.no_more("Tasks", count, self.limits.heartbeat_tasks_max);
     }
 
     fn no_nul(&mut self, field: &str, text: &str) {
@@ -130,7 +175,7 @@ impl<'c> Violations<'c> {
             return;
         }
         self.no_nul("Address", address);
-        self.key("Address", address);
+        self.no_longer("Address", address.len(), self.limits.address_bytes_max);
         if !Address::parse(address, self.rules).is_some_and(|address| address.can_listen()) {
             self.push("Invalid listener address");
         }
@@ -144,17 +189,30 @@ impl<'c> Violations<'c> {
         }
     }
 
-    pub fn no_nul_tags(&mut self, tags: &Tags) {
+    /// What holds for the tags of a search too.
+    pub fn any_tags(&mut self, tags: &Tags) {
+        self.no_more("Tags", tags.iter().count(), self.limits.tags_max);
         for (name, value) in tags.iter() {
             self.no_nul("Tags", name);
             self.no_nul("Tags", value);
+            let bytes = name.len() + value.len();
+            self.no_longer("Tags", bytes, self.limits.tag_bytes_max);
         }
     }
 
     /// Tags that something is found by.
     fn key_tags(&mut self, tags: &Tags) {
-        for name in [tag::TARGET, tag::BRANCH] {
-            self.key(name, tags.get(name).unwrap_or_default());
+        let Limits {
+            id_bytes_max,
+            address_bytes_max,
+            ..
+        } = *self.limits;
+        for (name, bytes_max) in [
+            (tag::TARGET, address_bytes_max),
+            (tag::BRANCH, id_bytes_max),
+        ] {
+            let bytes = tags.get(name).unwrap_or_default().len();
+            self.no_longer(name, bytes, bytes_max);
         }
     }
 
@@ -169,7 +227,7 @@ impl<'c> Violations<'c> {
 
     /// `protocol.md` §5.1, at every door.
     pub fn tags(&mut self, tags: &Tags, timeout_at: Millis) {
-        self.no_nul_tags(tags);
+        self.any_tags(tags);
         self.key_tags(tags);
         self.target(tags);
         if let Some(delay) = tags.get(tag::DELAY) {
@@ -202,8 +260,7 @@ impl<'c> Violations<'c> {
     /// Every occurrence writes the id, and its tags, anew: a few bytes must not become gigabytes.
     pub fn template(&mut self, template: &str, schedule_id: &str) {
         self.text("Promise ID template", template);
-        let key_bytes_max = self.key_bytes_max.unwrap_or(usize::MAX);
-        let bytes_max = PROMISE_ID_BYTES_MAX.min(key_bytes_max);
+        let bytes_max = self.limits.id_bytes_max;
         if template::bytes_max(template, schedule_id) > bytes_max {
             self.push(format!(
                 "Promise ID template must make ids of at most {bytes_max} bytes"
@@ -213,7 +270,7 @@ impl<'c> Violations<'c> {
 
     /// `protocol.md` §10: every occurrence must be able to have a task.
     pub fn schedule_tags(&mut self, tags: &Tags) {
-        self.no_nul_tags(tags);
+        self.any_tags(tags);
         self.key_tags(tags);
         if tags.target().is_none() {
             self.push("promiseTags must include a resonate:target tag");

@@ -11,6 +11,8 @@
 
 pub mod bus;
 mod columns;
+#[cfg(test)]
+pub(crate) mod hooked;
 pub mod memory;
 pub mod postgres;
 pub mod rows;

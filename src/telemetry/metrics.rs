@@ -24,6 +24,8 @@ pub struct Metrics {
     schedule_promises: IntCounter,
     unserved_targets: IntGauge,
     unserved_tasks: IntGauge,
+    connections_closed: IntCounterVec,
+    rate_limited: IntCounterVec,
 }
 
 impl Metrics {
@@ -51,6 +53,16 @@ impl Metrics {
             "resonate_deliveries_total",
             "Deliveries finished: success, error (tried and failed), dropped (nobody, disabled or given up).",
             &["status"],
+        );
+        let connections_closed = counters(
+            "resonate_connections_closed_total",
+            "Connections the server closed: full (no place), room (made for another), head (no request in time), idle, handshake (TLS failed).",
+            &["reason"],
+        );
+        let rate_limited = counters(
+            "resonate_rate_limited_total",
+            "Requests answered 429, by what was over its rate: address, token.",
+            &["by"],
         );
         let opts = HistogramOpts::new(
             "resonate_request_duration_seconds",
@@ -93,6 +105,8 @@ impl Metrics {
             schedule_promises,
             unserved_targets,
             unserved_tasks,
+            connections_closed,
+            rate_limited,
         }
     }
 
@@ -120,6 +134,16 @@ impl Metrics {
     /// Promises were created by schedules.
     pub fn schedule_promises(&self, count: u64) {
         self.schedule_promises.inc_by(count);
+    }
+
+    /// The server closed a connection (`full`, `room`, `head`, `idle`, `handshake`).
+    pub fn connection_closed(&self, reason: &'static str) {
+        self.connections_closed.with_label_values(&[reason]).inc();
+    }
+
+    /// A request was one too many for its `address` or its `token`.
+    pub fn rate_limited(&self, by: &'static str) {
+        self.rate_limited.with_label_values(&[by]).inc();
     }
 
     /// Tasks wait for targets that nobody serves.

@@ -30,11 +30,11 @@ pub fn forgets_on_restart() -> bool {
     forgets
 }
 
-/// How long an id may be, where the store sets a limit.
-pub fn key_bytes_max() -> Option<usize> {
+/// How long an id or an address may be: by `limits.max_id_length`, or as the store has it.
+pub fn key_bytes_max() -> usize {
     match store() {
-        Store::Sqlite | Store::Memory => None,
-        Store::Postgres | Store::Cluster => Some(1000),
+        Store::Sqlite | Store::Memory => 4096,
+        Store::Postgres | Store::Cluster => 1000,
     }
 }
 

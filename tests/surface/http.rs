@@ -264,21 +264,6 @@ fn beyond_the_limit_a_request_waits_and_is_refused_at_the_deadline() {
 }
 
 #[test]
-fn a_body_that_stops_arriving_gives_its_place_back() {
-    let server = Server::single_with(&["--server-max-in-flight", "1"]);
-    let body = envelope("promise.get");
-    let whole = encode("POST", "/", &[], &body);
-    let mut stuck = Connection::open(server.addr()).unwrap();
-    stuck.write(&whole[..whole.len() - 1]).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(200));
-
-    assert_eq!(server.request("POST", "/", &[], &body).status(), 404);
-    let reply = stuck.read_reply().unwrap();
-    let message = "Invalid request envelope: the body stopped arriving";
-    Response::read(b"", &reply).expect(400, &json!(message));
-}
-
-#[test]
 fn who_writes_a_body_that_is_too_large_to_its_end_is_told_so() {
     let server = Server::single_with(&["--server-max-body-size", "1000"]);
     let body = vec![b'x'; 20_000_000];

@@ -91,6 +91,23 @@ fn every_documented_series_moves_as_documented() {
 }
 
 #[test]
+fn metrics_may_be_bound_elsewhere() {
+    let port = free_port();
+    let server = Server::single_with(&[
+        "--observability-metrics-port",
+        &port.to_string(),
+        "--observability-metrics-bind",
+        "127.0.0.2",
+    ]);
+    assert_eq!(server.get("/health").status(), 200);
+    let at = |host: [u8; 4]| Connection::open((host, port).into());
+    let mut elsewhere = at([127, 0, 0, 2]).expect("metrics are served");
+    let reply = elsewhere.exchange("GET", "/metrics", &[], b"").unwrap();
+    assert_eq!(reply.status(), 200);
+    assert!(at([127, 0, 0, 1]).is_err());
+}
+
+#[test]
 fn a_metrics_port_that_is_taken_does_not_stop_the_server() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let port = taken

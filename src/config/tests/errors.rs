@@ -3,12 +3,23 @@
 use super::*;
 
 /// The settings that must be at least 1.
-const AT_LEAST_ONE: [&str; 24] = [
+const AT_LEAST_ONE: [&str; 37] = [
     "auth.refresh_interval",
+    "limits.max_address_length",
+    "limits.max_heartbeat_tasks",
+    "limits.max_id_length",
+    "limits.max_suspend_actions",
+    "limits.max_tag_length",
+    "limits.max_tags",
+    "limits.rate_burst",
     "messages.batch_size",
     "messages.poll_interval",
     "messages.unblock_ttl",
+    "server.body_read_timeout",
+    "server.header_read_timeout",
+    "server.idle_timeout",
     "server.max_body_size",
+    "server.max_connections",
     "server.max_in_flight",
     "server.max_in_flight_bytes",
     "server.request_deadline",
@@ -26,7 +37,9 @@ const AT_LEAST_ONE: [&str; 24] = [
     "transports.http_push.concurrency",
     "transports.http_push.connect_timeout",
     "transports.http_push.request_timeout",
-    // Never below 1 by another rule, but listed so that the next test sees every integer.
+    // These may be 0, but are listed so that the next test sees every integer.
+    "limits.rate_per_address",
+    "limits.rate_per_token",
     "server.shutdown_timeout",
     "server.port",
 ];
@@ -45,7 +58,7 @@ fn every_integer_is_in_the_table_of_this_test() {
 
 #[test]
 fn integers_that_must_be_at_least_one_say_so_whatever_their_source() {
-    for key in &AT_LEAST_ONE[..22] {
+    for key in &AT_LEAST_ONE[..33] {
         let flag = keys::flag(key);
         for n in [0_i64, -5] {
             let sentence = format!("{key} must be at least 1 (got {n})");
@@ -333,6 +346,53 @@ fn bytes_in_flight_must_admit_the_largest_body() {
         .file("[server]\nmax_body_size = 5\nmax_in_flight_bytes = 5")
         .config();
     assert_eq!(config.server.max_in_flight_bytes, 5);
+}
+
+#[test]
+fn a_rate_for_tokens_that_anybody_can_make_up_is_refused() {
+    assert_eq!(
+        given().file("limits.rate_per_token = 5").error(),
+        "limits.rate_per_token requires limits.rate_per_address: whoever makes up tokens would have \
+         no limit (limits.rate_per_token from resonate.toml)"
+    );
+    let limits = given()
+        .file("[limits]\nrate_per_token = 5\nrate_per_address = 50")
+        .config()
+        .limits;
+    assert_eq!((limits.rate_per_token, limits.rate_per_address), (5, 50));
+    assert_eq!(
+        given().file("limits.rate_per_address = -1").error(),
+        "limits.rate_per_address must be at least 0 (got -1) (from resonate.toml)"
+    );
+}
+
+#[test]
+fn a_certificate_comes_with_its_key() {
+    for (given_key, missing) in [
+        ("server.tls.cert", "server.tls.key"),
+        ("server.tls.key", "server.tls.cert"),
+    ] {
+        assert_eq!(
+            given().file(&format!("{given_key} = \"x.pem\"")).error(),
+            format!(
+                "{missing} is required when {given_key} is set ({given_key} from resonate.toml)"
+            )
+        );
+        assert_eq!(
+            given().file(&format!("{given_key} = \"\"")).error(),
+            format!("{given_key} must not be empty (from resonate.toml)")
+        );
+    }
+    let plain = given().config().server;
+    assert_eq!(plain.public_url(1), "http://localhost:1");
+    let encrypted = given()
+        .file("[server.tls]\ncert = \"x.pem\"\nkey = \"x.key\"")
+        .config();
+    assert_eq!(encrypted.server.public_url(1), "https://localhost:1");
+    let host = given()
+        .file("[server]\nhost = \"::1\"\ntls.cert = \"x.pem\"\ntls.key = \"x.key\"")
+        .config();
+    assert_eq!(host.server.public_url(1), "https://[::1]:1");
 }
 
 #[test]

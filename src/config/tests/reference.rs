@@ -58,6 +58,10 @@ fn with_every_key_set_it_still_gives_the_defaults() {
             .public_url(Config::default().server.port)
     );
     config.server.url = None;
+    // Likewise the address of the API, for metrics.
+    assert!(config.observability.metrics_bind.take().is_some());
+    assert!(config.server.tls.cert.take().is_some());
+    assert!(config.server.tls.key.take().is_some());
     // There is no default database, so the reference can only show one.
     assert!(config.storage.postgres.url.take().is_some());
     let auth = &mut config.auth;
@@ -111,6 +115,22 @@ fn every_number_has_its_range_and_what_was_added_says_so() {
         }
     }
     for key in [
+        "limits.max_address_length",
+        "limits.max_heartbeat_tasks",
+        "limits.max_id_length",
+        "limits.max_suspend_actions",
+        "limits.max_tag_length",
+        "limits.max_tags",
+        "limits.rate_burst",
+        "limits.rate_per_address",
+        "limits.rate_per_token",
+        "observability.metrics_bind",
+        "server.body_read_timeout",
+        "server.header_read_timeout",
+        "server.idle_timeout",
+        "server.max_connections",
+        "server.tls.cert",
+        "server.tls.key",
         "server.max_body_size",
         "server.request_deadline",
         "server.max_in_flight",

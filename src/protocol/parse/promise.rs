@@ -110,7 +110,7 @@ pub(super) fn promise_search(data: &RawValue, context: &Context) -> Parsed<Query
     let mut violations = context.violations();
     let (limit, cursor) = data.page(100, &mut violations);
     let tags = Tags::new(data.tags.unwrap_or_default());
-    violations.no_nul_tags(&tags);
+    violations.any_tags(&tags);
     finish(violations)?;
     Ok(Query::PromiseSearch(PromiseSearch {
         state: data.state.map(|Name(state)| state),

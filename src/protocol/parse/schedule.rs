@@ -48,7 +48,7 @@ pub(super) fn schedule_search(data: &RawValue, context: &Context) -> Parsed<Quer
     let mut violations = context.violations();
     let (limit, cursor) = data.page(10, &mut violations);
     let tags = Tags::new(data.tags.unwrap_or_default());
-    violations.no_nul_tags(&tags);
+    violations.any_tags(&tags);
     finish(violations)?;
     Ok(Query::ScheduleSearch(ScheduleSearch {
         tags,

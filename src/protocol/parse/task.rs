@@ -168,6 +168,7 @@ pub(super) fn task_heartbeat(data: &RawValue, context: &Context) -> Parsed<Comma
     let Data { pid, tasks } = read(data)?;
     let mut violations = context.violations();
     violations.id("Process ID", &pid);
+    violations.heartbeat_tasks(tasks.len());
     let tasks = tasks
         .into_iter()
         .map(|MapOnly(task)| build_task_ref(task, &mut violations))
@@ -194,9 +195,7 @@ pub(super) fn task_suspend(data: &RawValue, context: &Context) -> Parsed<Command
     } = read(data)?;
     let mut violations = context.violations();
     let task = build_task_ref(TaskRefData { id, version }, &mut violations);
-    if actions.is_empty() {
-        violations.push("Actions array cannot be empty");
-    }
+    violations.suspend_actions(actions.len());
     let mut awaited = Vec::with_capacity(actions.len());
     for MapOnly(action) in actions {
         if action.kind != "promise.register_callback" {
