@@ -36,6 +36,7 @@ use crate::store::sqlite::{Durability, SqliteStore};
 use crate::transport::bash_exec::script::{self, WorkingDir};
 use crate::transport::bash_exec::{BashExec, environment};
 use crate::transport::gcps::{self, Gcps};
+use crate::transport::http_push::targets::Targets;
 use crate::transport::http_push::{self, HttpPush};
 use crate::transport::poll::{self, Hub};
 
@@ -284,6 +285,10 @@ fn transports(
             connect_timeout: push.connect_timeout.as_duration(),
             request_timeout: push.request_timeout.as_duration(),
             auth: push_auth(&push.auth)?,
+            targets: Targets {
+                allow: push.allow.clone(),
+                deny: push.deny.clone(),
+            },
         },
         observer.clone(),
     )

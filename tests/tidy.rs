@@ -29,7 +29,7 @@ const IMPORTS: [(&str, &[&str]); 11] = [
     ),
     ("http", &["protocol", "engine", "transport", "telemetry"]),
     ("telemetry", &["protocol"]),
-    ("config", &["telemetry"]),
+    ("config", &["telemetry", "transport"]),
     ("cli", &["config", "telemetry"]),
 ];
 
