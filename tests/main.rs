@@ -2,6 +2,7 @@
 //!
 //! - `protocol`, `surface`, `storage`: the real server, spoken to over HTTP as workers and clients do.
 //! - `cluster`: several real servers on one database, which die, and whose database dies.
+//! - `fuzz`: whatever bytes there may be, to everything that reads bytes from outside.
 //! - `model`: random histories through the state machine and the stores, against an oracle.
 //! - `tidy`: house rules about the sources.
 //!
@@ -37,6 +38,8 @@ mod cluster {
     mod stored;
     mod worker;
 }
+
+mod fuzz;
 
 mod model;
 

@@ -80,7 +80,10 @@ fn is_within_bounds(config: &Config) {
 
 fn hides_its_token(config: &Config) {
     let auth = &config.transports.http_push.auth;
-    let has_secret = auth.token.as_ref().is_some_and(|token| token.as_str() == SECRET);
+    let has_secret = auth
+        .token
+        .as_ref()
+        .is_some_and(|token| token.as_str() == SECRET);
     if has_secret {
         assert!(!format!("{auth:?}").contains(SECRET));
     }

@@ -137,7 +137,9 @@ impl Bounds<'_> {
             }
             Command::TaskHeartbeat { pid, tasks } => {
                 self.id(pid);
-                tasks.iter().for_each(|task| self.task(&task.id, task.version));
+                tasks
+                    .iter()
+                    .for_each(|task| self.task(&task.id, task.version));
             }
             Command::TaskSuspend(op) => {
                 self.task(&op.task.id, op.task.version);
@@ -229,7 +231,9 @@ impl Bounds<'_> {
         let parts = value.parts().expect("a value is an object of its parts");
         assert_eq!(&Value::new(&parts), value, "stored as it is answered");
         let headers = parts.headers.iter().flatten();
-        let mut texts = headers.flat_map(|(name, value)| [name, value]).chain(&parts.data);
+        let mut texts = headers
+            .flat_map(|(name, value)| [name, value])
+            .chain(&parts.data);
         assert!(texts.all(|text| !text.contains('\0')));
     }
 }

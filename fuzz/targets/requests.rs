@@ -55,7 +55,10 @@ async fn serve(data: &[u8]) {
 
 fn pause(line: &[u8]) -> Option<Millis> {
     let millis = std::str::from_utf8(line.strip_prefix(b"+")?).ok()?;
-    millis.parse().ok().filter(|ms| (0..=STEP_MAX_MS).contains(ms))
+    millis
+        .parse()
+        .ok()
+        .filter(|ms| (0..=STEP_MAX_MS).contains(ms))
 }
 
 /// All of a server but its sockets, drivers and the other ways out.
@@ -199,7 +202,10 @@ fn is_one_line(message: &Message) {
             "/data/promise/id",
         ),
     };
-    assert!(text.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{text}");
+    assert!(
+        text.bytes().all(|byte| (b' '..=b'~').contains(&byte)),
+        "{text}"
+    );
     let read: Value = serde_json::from_str(&text).expect("a message is JSON");
     assert_eq!(read["kind"], kind);
     assert_eq!(read.pointer(place).and_then(Value::as_str), Some(&**id));

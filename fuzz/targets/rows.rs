@@ -155,8 +155,16 @@ fn reads_back(object: &Object) {
     };
     let promise = row.promise;
     let tags = json(&promise.tags);
-    let resumes: Vec<String> = rows.tasks_upserted.iter().map(|row| row.resumes()).collect();
-    let awaiters: Vec<&str> = rows.callbacks_inserted.iter().map(|row| row.awaiter).collect();
+    let resumes: Vec<String> = rows
+        .tasks_upserted
+        .iter()
+        .map(|row| row.resumes())
+        .collect();
+    let awaiters: Vec<&str> = rows
+        .callbacks_inserted
+        .iter()
+        .map(|row| row.awaiter)
+        .collect();
     let listeners: Vec<_> = rows
         .listeners_upserted
         .iter()
