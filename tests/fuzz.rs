@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 #[path = "../fuzz/targets/mod.rs"]
 mod targets;
 
-/// In all, with nine targets on two processors, about a quarter of a minute.
-const MS_DEFAULT: u64 = 3000;
+const MS_DEFAULT: u64 = 2000;
 const INPUT_BYTES_MAX: usize = 4096;
 const CHANGES_MAX: usize = 4;
 

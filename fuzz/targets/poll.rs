@@ -58,6 +58,7 @@ async fn connect(segments: &str, address: &str) {
         }
     }
     any(hub, address, status == 200);
+    server.stop().await;
 }
 
 /// What the stream says without anybody waiting for it.

@@ -50,7 +50,7 @@ async fn serve(data: &[u8]) {
         }
         server.check().await;
     }
-    server.engine.stop().await;
+    server.stop().await;
 }
 
 fn pause(line: &[u8]) -> Option<Millis> {
@@ -103,6 +103,10 @@ impl Server {
             sent,
             now: START,
         }
+    }
+
+    pub async fn stop(&self) {
+        self.engine.stop().await;
     }
 
     async fn wait(&mut self, millis: Millis) {

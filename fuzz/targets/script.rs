@@ -92,8 +92,9 @@ fn is_harmless(script: &Script, bash: &Bash) {
             assert_eq!(command.get_program(), "docker");
             assert_eq!(arguments[0], "run");
             assert!(!image.starts_with('-'), "taken for an option");
-            let images = arguments.iter().filter(|argument| *argument == &**image);
-            assert!(images.count() >= 1);
+            // One with a NUL is shown otherwise, and starts nothing.
+            let has_image = arguments.iter().any(|argument| *argument == **image);
+            assert!(has_image || image.contains('\0'));
         }
     }
     let names = command.get_envs().map(|(name, _)| name);
