@@ -87,11 +87,14 @@ mod surface {
     mod cors;
     mod delivery;
     mod gcps;
+    mod hostile;
     mod http;
     mod lifecycle;
     pub mod metrics;
     mod push;
     mod push_auth;
+    mod push_targets;
+    mod secrets;
     mod sse;
 }
 

@@ -189,7 +189,7 @@ pub(super) fn push_targets<'de, D: Deserializer<'de>>(
 ) -> Result<Vec<PushTarget>, D::Error> {
     let texts = Vec::<String>::deserialize(from)?;
     let targets = texts.iter().map(|text| {
-        let target = text.parse::<PushTarget>();
+        let target = text.trim().parse::<PushTarget>();
         target.map_err(|bad| D::Error::custom(format!("must be a list of {bad} (got {text:?})")))
     });
     targets.collect()
