@@ -87,9 +87,9 @@ mod surface {
     mod cors;
     mod delivery;
     mod gcps;
-    mod hostile;
     mod http;
     mod lifecycle;
+    mod malformed;
     pub mod metrics;
     mod push;
     mod push_auth;
