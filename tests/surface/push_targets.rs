@@ -70,3 +70,17 @@ fn only_what_is_allowed_is_sent_to() {
     server.logs("not in transports.http_push.allow");
     assert!(elsewhere.is_idle());
 }
+
+/// A proxy would resolve names where nobody checks what they resolve to.
+#[test]
+fn no_proxy_of_the_environment_is_used() {
+    let proxy = Sink::start();
+    let variables = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+    let url = proxy.url("");
+    let server = Server::with_env(&[], &variables.map(|name| (name, &*url)));
+    let sink = Sink::start();
+    let tags = json!({"resonate:target": sink.url("/")});
+    server.client().create("x", i64::MAX, tags);
+    assert_eq!(sink.next().message["data"]["task"]["id"], "x");
+    assert!(proxy.is_idle());
+}
