@@ -137,7 +137,7 @@ fn fuzz(name: &str) {
         attempt(name, &input, || leave(name, seed, &input));
         count += 1;
     }
-    println!("{name}: {count} variations, seed {seed}");
+    eprintln!("{name}: {count} variations, seed {seed}");
 }
 
 /// Writes down what a target has failed on; says where.

@@ -96,6 +96,7 @@ mod surface {
     mod push_targets;
     mod secrets;
     mod sse;
+    mod targets;
 }
 
 mod tidy;

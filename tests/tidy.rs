@@ -27,7 +27,10 @@ const IMPORTS: [(&str, &[&str]); 11] = [
             "telemetry",
         ],
     ),
-    ("http", &["protocol", "engine", "transport", "telemetry"]),
+    (
+        "http",
+        &["protocol", "engine", "driver", "transport", "telemetry"],
+    ),
     ("telemetry", &["protocol"]),
     ("config", &["telemetry", "transport"]),
     ("cli", &["config", "telemetry"]),

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, header};
+use resonate::driver::outbox::{self, Outbox};
 use resonate::engine::clock::Clock;
 use resonate::engine::{Engine, Hooks, Options};
 use resonate::http::{App, Limits, router};
 use resonate::machine::invariant::{State, check_state};
 use resonate::machine::workspace::Message;
+use resonate::protocol::address::Rules;
 use resonate::protocol::message;
 use resonate::protocol::operation::{Debug, Operation};
 use resonate::protocol::parse::Context;
@@ -90,6 +92,7 @@ impl Server {
             Arc::new(App {
                 engine: engine.clone(),
                 hub: hub.clone(),
+                outbox: outbox(),
                 parse: Context::default(),
                 limits: Limits::new(BODY_BYTES_MAX, Duration::from_secs(8), 10, 1 << 20),
             }),
@@ -240,6 +243,18 @@ impl Hooks for Sent {
     fn held(&self) -> Vec<Message> {
         Vec::new()
     }
+}
+
+/// Asked for nothing: what is sent goes to [`Sent`].
+fn outbox() -> Arc<Outbox> {
+    Outbox::new(outbox::Settings {
+        server_url: "http://here".to_owned(),
+        address_rules: Rules::default(),
+        sweep_interval: Duration::from_secs(1),
+        sweep_max: 1,
+        cluster: None,
+        unblock_ttl_ms: Millis::MAX,
+    })
 }
 
 /// Open streams, with nobody to tell of them.

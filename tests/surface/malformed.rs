@@ -24,10 +24,17 @@ fn chunked(body: &[u8]) -> Vec<u8> {
     [&size[..], body, b"\r\n0\r\n\r\n"].concat()
 }
 
-/// What a new connection answers to these bytes, until it falls silent or is closed.
+/// A new connection on which these bytes have been sent.
+fn sent(server: &Server, bytes: &[u8]) -> Connection {
+    let connection = Connection::open(server.addr());
+    let mut connection = connection.expect("the server accepts connections");
+    connection.write(bytes).expect("the server reads");
+    connection
+}
+
+/// What is answered to these bytes, until the server falls silent or closes the connection.
 fn replies(server: &Server, bytes: &[u8], count: usize) -> Vec<Reply> {
-    let mut connection = Connection::open(server.addr()).unwrap();
-    connection.write(bytes).unwrap();
+    let mut connection = sent(server, bytes);
     (0..count)
         .map_while(|_| connection.read_reply().ok())
         .collect()
@@ -36,8 +43,7 @@ fn replies(server: &Server, bytes: &[u8], count: usize) -> Vec<Reply> {
 /// The one answer to these bytes, after which the connection is closed.
 #[track_caller]
 fn last_reply(server: &Server, bytes: &[u8]) -> Reply {
-    let mut connection = Connection::open(server.addr()).unwrap();
-    connection.write(bytes).unwrap();
+    let mut connection = sent(server, bytes);
     let reply = connection.read_reply().expect("the server answers");
     let next = connection.read_reply().map(|reply| reply.head.start);
     let is_closed = next.as_ref().is_err_and(|error| {
@@ -235,8 +241,7 @@ fn a_body_that_ends_early_or_is_no_sequence_of_chunks_is_refused() {
         (long_extension.as_bytes(), false),
     ] {
         let request = [CHUNKED.as_bytes(), b"\r\n", chunks].concat();
-        let mut connection = Connection::open(server.addr()).unwrap();
-        connection.write(&request).unwrap();
+        let mut connection = sent(&server, &request);
         if is_ended {
             connection
                 .socket()
@@ -252,8 +257,7 @@ fn a_body_that_ends_early_or_is_no_sequence_of_chunks_is_refused() {
         );
     }
     let announced = encode("POST", "/", &[], &whole);
-    let mut connection = Connection::open(server.addr()).unwrap();
-    connection.write(&announced[..announced.len() - 5]).unwrap();
+    let mut connection = sent(&server, &announced[..announced.len() - 5]);
     connection
         .socket()
         .shutdown(std::net::Shutdown::Write)
@@ -353,8 +357,7 @@ fn who_asks_first_is_told_to_go_on_or_not_to() {
             "POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n"
         )
     };
-    let mut connection = Connection::open(server.addr()).unwrap();
-    connection.write(head(whole.len()).as_bytes()).unwrap();
+    let mut connection = sent(&server, head(whole.len()).as_bytes());
     assert_eq!(connection.read_head().unwrap().status, 100);
     connection.write(&whole).unwrap();
     let reply = connection.read_reply().unwrap();
@@ -459,8 +462,7 @@ fn http_2_that_is_none_costs_its_connection_only() {
         b"\x00\x00\x03\x04\x00\x00\x00\x00\x00\x00\x00\x00",
         b"",
     ] {
-        let mut connection = Connection::open(server.addr()).unwrap();
-        connection.write(&[&preface[..], frames].concat()).unwrap();
+        let mut connection = sent(&server, &[&preface[..], frames].concat());
         connection
             .socket()
             .shutdown(std::net::Shutdown::Write)

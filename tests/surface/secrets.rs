@@ -92,6 +92,11 @@ fn no_secret_of_a_push_is_logged_whatever_becomes_of_it() {
     ] {
         server.logs(&format!("push target is failing target.origin=\"{target}"));
     }
+    let targets = server.get("/targets").text();
+    assert!(
+        targets.contains("none.invalid") && !targets.contains(SECRET),
+        "{targets}"
+    );
     expect_no_secret(&server, "hyper_util");
 }
 
@@ -153,11 +158,11 @@ fn reqwest_over_http_2(server: &Server, bearer: &str) -> u16 {
         .no_proxy()
         .build();
     let request = client
-        .unwrap()
+        .expect("a client can be made")
         .post(url)
         .header("authorization", bearer)
         .body(SECRET);
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
     let response = runtime.block_on(request.send());
     response.expect("the server answers").status().as_u16()
 }
