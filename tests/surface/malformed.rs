@@ -462,7 +462,7 @@ fn http_2_that_is_none_costs_its_connection_only() {
         b"\x00\x00\x03\x04\x00\x00\x00\x00\x00\x00\x00\x00",
         b"",
     ] {
-        let mut connection = sent(&server, &[&preface[..], frames].concat());
+        let connection = sent(&server, &[&preface[..], frames].concat());
         connection
             .socket()
             .shutdown(std::net::Shutdown::Write)
