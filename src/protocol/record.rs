@@ -58,13 +58,7 @@ impl Value {
     /// # Errors
     /// When the text is not JSON: the row it came from is corrupt.
     pub fn from_json(text: String) -> Result<Self, serde_json::Error> {
-        let is_as_written = text.starts_with('{') && text.bytes().all(|byte| byte >= b' ');
-        if is_as_written {
-            return Ok(Value(Arc::from(RawValue::from_string(text)?)));
-        }
-        // Somebody else wrote it, over several lines perhaps: messages must be one.
-        let parts: ValueParts = serde_json::from_str(&text)?;
-        Ok(Value::new(&parts))
+        Ok(Value(Arc::from(RawValue::from_string(text)?)))
     }
 
     /// The JSON text.
