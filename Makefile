@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check model crash deliveries chaos database-restarts postgres cluster sdk-long bench bench-postgres hostile
+.PHONY: help run test check model crash deliveries chaos database-restarts postgres cluster sdk-long fuzz deny bench bench-postgres hostile
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' Makefile
@@ -42,6 +42,13 @@ postgres cluster:
 sdk-long: ## The SDKs, with the scenarios that take minutes
 	cargo build --locked
 	python3 tests/sdk/run.py --long
+
+fuzz: ## Ten minutes of libFuzzer for every target (TIME=seconds), two at once
+	python3 tests/fuzz.py --seconds $(or $(TIME),600)
+
+deny: ## Advisories and licences of all dependencies; installs cargo-deny
+	test -x target/tools/bin/cargo-deny || cargo install cargo-deny --locked --version 0.20.2 --root target/tools
+	target/tools/bin/cargo-deny check
 
 bench: ## Load a release build; one line per workload
 	benches/run.sh

@@ -2,6 +2,7 @@
 //!
 //! - `protocol`, `surface`, `storage`: the real server, spoken to over HTTP as workers and clients do.
 //! - `cluster`: several real servers on one database, which die, and whose database dies.
+//! - `fuzz`: whatever bytes there may be, to everything that reads bytes from outside.
 //! - `model`: random histories through the state machine and the stores, against an oracle.
 //! - `tidy`: house rules about the sources.
 //!
@@ -40,6 +41,8 @@ mod cluster {
     mod stored;
     mod worker;
 }
+
+mod fuzz;
 
 mod model;
 
@@ -97,10 +100,13 @@ mod surface {
     mod hostile;
     mod http;
     mod lifecycle;
+    mod malformed;
     pub mod metrics;
     mod push;
     mod push_auth;
+    mod push_targets;
     mod rates;
+    mod secrets;
     mod sse;
     mod stalled;
     mod targets;

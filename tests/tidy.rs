@@ -42,7 +42,7 @@ const IMPORTS: [(&str, &[&str]); 13] = [
     ("auth", &["protocol"]),
     ("net", &["telemetry"]),
     ("telemetry", &["protocol"]),
-    ("config", &["telemetry"]),
+    ("config", &["telemetry", "transport"]),
     ("cli", &["config", "telemetry"]),
 ];
 
@@ -226,7 +226,8 @@ fn files_are_short() {
 #[test]
 fn nothing_is_left_for_later() {
     let mut broken = Vec::new();
-    for source in ["src", "tests", "benches"].into_iter().flat_map(sources) {
+    let folders = ["src", "tests", "benches", "fuzz"];
+    for source in folders.into_iter().flat_map(sources) {
         for (n, line) in source.text.lines().enumerate() {
             if LEFTOVERS.iter().any(|word| line.contains(word)) {
                 broken.push(format!("{}:{}: {line}", source.path, n + 1));
@@ -234,4 +235,30 @@ fn nothing_is_left_for_later() {
         }
     }
     expect_none("nothing is left for later", &broken);
+}
+
+/// What `deny.toml` bans, and where it says that everything comes from; without the tool that reads it.
+#[test]
+fn the_dependencies_are_those_that_deny_toml_admits() {
+    let read = |name| fs::read_to_string(repository().join(name)).expect("it is readable");
+    let (rules, lock) = (read("deny.toml"), read("Cargo.lock"));
+    let (_, after) = rules.split_once("\n[bans]\n").expect("there are bans");
+    let (bans, _) = after.split_once("\n[").expect("there are sources");
+    let banned: Vec<&str> = bans
+        .lines()
+        .filter_map(|line| line.split_once("{ crate = \"")?.1.split('"').next())
+        .collect();
+    assert!(banned.contains(&"aws-lc-sys"), "{banned:?}");
+    let mut broken: Vec<String> = Vec::new();
+    for line in lock.lines() {
+        let name = line
+            .strip_prefix("name = ")
+            .map(|name| name.trim_matches('"'));
+        let is_elsewhere = line.starts_with("source = ")
+            && line != "source = \"registry+https://github.com/rust-lang/crates.io-index\"";
+        if is_elsewhere || name.is_some_and(|name| banned.contains(&name)) {
+            broken.push(line.to_owned());
+        }
+    }
+    expect_none("deny.toml says what the server may be made of", &broken);
 }

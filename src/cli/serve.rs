@@ -207,6 +207,8 @@ struct TransportFlags {
     #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     transports_http_push_request_timeout: Option<i64>,
     #[command(flatten)]
+    push_targets: PushTargetFlags,
+    #[command(flatten)]
     push_auth: PushAuthFlags,
     /// Deliver to poll:// addresses, over streams that workers hold open
     #[arg(long, value_name = "BOOL")]
@@ -227,6 +229,17 @@ struct TransportFlags {
     gcps: GcpsFlags,
     #[command(flatten)]
     bash_exec: BashExecFlags,
+}
+
+#[derive(Args)]
+struct PushTargetFlags {
+    /// Where pushes may go, if not anywhere: a host, `*.example.com`, an address, a network,
+    /// `<loopback>`, `<metadata>` or `<private>`; repeatable
+    #[arg(long, value_name = "TARGET", value_delimiter = ',')]
+    transports_http_push_allow: Option<Vec<String>>,
+    /// Where pushes may not go, even if they are allowed to; repeatable
+    #[arg(long, value_name = "TARGET", value_delimiter = ',')]
+    transports_http_push_deny: Option<Vec<String>>,
 }
 
 #[derive(Args)]
@@ -424,6 +437,7 @@ impl TransportFlags {
             "transports.http_push.request_timeout",
             self.transports_http_push_request_timeout,
         );
+        self.push_targets.given(given);
         self.push_auth.given(given);
         given.add(
             "transports.http_poll.enabled",
@@ -447,6 +461,16 @@ impl TransportFlags {
         );
         self.gcps.given(given);
         self.bash_exec.given(given);
+    }
+}
+
+impl PushTargetFlags {
+    fn given(self, given: &mut Given) {
+        given.add(
+            "transports.http_push.allow",
+            self.transports_http_push_allow,
+        );
+        given.add("transports.http_push.deny", self.transports_http_push_deny);
     }
 }
 

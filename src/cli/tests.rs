@@ -38,6 +38,7 @@ fn other_value(key: &str, default: &Value) -> String {
         ("server.max_in_flight_bytes", _) => "999999999".to_owned(),
         ("transports.bash_exec.root_dir", _) => "/".to_owned(),
         ("transports.http_push.auth.mode", _) => "gcp".to_owned(),
+        ("transports.http_push.deny", _) => "<metadata>,*.example.com".to_owned(),
         (_, Value::Bool(_, is_on)) => (!is_on).to_string(),
         (_, Value::Num(..)) => "7".to_owned(),
         _ => "other".to_owned(),

@@ -49,6 +49,8 @@ pub use tasks::{Messages, Tasks, Timeouts};
 pub use transports::{BashExec, Gcps, HttpPoll, HttpPush, Transports};
 pub use value::Millis;
 
+pub use crate::transport::http_push::targets::Entry as PushTarget;
+
 /// The name of the configuration file, looked for in the working directory.
 pub const FILE: &str = "resonate.toml";
 

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::PushAuth;
 use super::value::{self, Millis};
+use super::{PushAuth, PushTarget};
 
 /// The ways out to workers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,18 @@ pub struct HttpPush {
     /// How long a request may take altogether.
     #[serde(deserialize_with = "value::at_least_one")]
     pub request_timeout: Millis,
+    /// Where pushes may go; anywhere if empty.
+    #[serde(
+        deserialize_with = "value::push_targets",
+        serialize_with = "value::texts"
+    )]
+    pub allow: Vec<PushTarget>,
+    /// Where they may not go, even if it is in [`HttpPush::allow`].
+    #[serde(
+        deserialize_with = "value::push_targets",
+        serialize_with = "value::texts"
+    )]
+    pub deny: Vec<PushTarget>,
     /// By what workers know who pushes.
     pub auth: PushAuth,
 }
@@ -43,6 +55,8 @@ impl Default for HttpPush {
             concurrency: 256,
             connect_timeout: Millis::new(10_000),
             request_timeout: Millis::new(180_000),
+            allow: Vec::new(),
+            deny: Vec::new(),
             auth: PushAuth::default(),
         }
     }

@@ -8,9 +8,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use axum::http::HeaderValue;
-use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use serde::{Serialize, Serializer};
 
+use super::PushTarget;
 use crate::telemetry::logging;
 
 /// The largest integer a setting may have: exact in every JSON reader, and far from overflowing
@@ -180,4 +181,21 @@ pub(super) fn origins<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>,
         }
     }
     Ok(origins)
+}
+
+/// Reads a list of targets of pushes.
+pub(super) fn push_targets<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Vec<PushTarget>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    let targets = texts.iter().map(|text| {
+        let target = text.trim().parse::<PushTarget>();
+        target.map_err(|bad| D::Error::custom(format!("must be a list of {bad} (got {text:?})")))
+    });
+    targets.collect()
+}
+
+/// Writes a list as it was given.
+pub(super) fn texts<S: Serializer, T: fmt::Display>(list: &[T], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(list.iter().map(T::to_string))
 }

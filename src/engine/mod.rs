@@ -216,7 +216,9 @@ impl Engine {
         let mut noted_at = lock(&self.culprit_noted_at);
         if noted_at.is_none_or(|at| at.elapsed() >= CULPRIT_LOG_INTERVAL) {
             *noted_at = Some(Instant::now());
-            tracing::error!(?steps, error, "an internal step fails");
+            // Not the whole step: an address may hold a password.
+            let ids: Vec<&Id> = steps.iter().map(Step::subject).collect();
+            tracing::error!(?ids, error, "an internal step fails");
         }
     }
 

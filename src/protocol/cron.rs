@@ -10,6 +10,9 @@ use super::record::Millis;
 /// No sensible expression is longer; a very long list takes seconds to read.
 const BYTES_MAX: usize = 4096;
 
+/// 2101-01-01T00:00:00Z. Years end with 2100; the library panics at the end of its calendar.
+const END: Millis = 4_133_980_800_000;
+
 /// A parsed expression.
 #[derive(Clone, Debug)]
 pub struct Cron(cron::Schedule);
@@ -31,6 +34,9 @@ impl Cron {
 
     /// The first occurrence strictly after an instant; none when there is no further one.
     pub fn next_after(&self, after: Millis) -> Option<Millis> {
+        if after >= END {
+            return None;
+        }
         let after = DateTime::<Utc>::from_timestamp_millis(after)?;
         let next = self.0.after(&after).next()?;
         Some(next.timestamp_millis())
@@ -91,7 +97,10 @@ mod tests {
     fn impossible_and_past_expressions_have_no_next() {
         assert_eq!(next("0 0 30 2 *", T0), None);
         assert_eq!(next("0 0 0 1 1 * 2020", T0), None);
-        assert_eq!(next("* * * * *", Millis::MAX), None);
+        for after in [END - 1, END, 8_210_266_876_799_999, Millis::MAX] {
+            assert_eq!(next("* * * * * *", after), None);
+        }
+        assert_eq!(next("* * * * * *", END - 2000), Some(END - 1000));
     }
 
     #[test]

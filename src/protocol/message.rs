@@ -68,8 +68,11 @@ fn to_ascii(message: &impl Serialize) -> String {
     for character in text.chars() {
         if is_plain(character) {
             escaped.push(character);
+        } else if matches!(character, '\t' | '\n' | '\r') {
+            // Between two tokens, of a value that was not written by this server.
+            escaped.push(' ');
         } else {
-            // What is not plain is inside a string: compact JSON has no line ends.
+            // Anything else stands inside a string only.
             for unit in character.encode_utf16(&mut units) {
                 escaped.push_str(&format!("\\u{unit:04x}"));
             }
@@ -81,6 +84,25 @@ fn to_ascii(message: &impl Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::record::{PromiseState, Tags, Value};
+
+    #[test]
+    fn a_value_that_was_stored_over_several_lines_is_one_in_a_message() {
+        let value = Value::from_json("{\r\n\t\"data\": \"a\\n\u{7f}\"\n}".to_owned()).unwrap();
+        let text = unblock(&Promise {
+            id: "p".into(),
+            state: PromiseState::Resolved,
+            param: Value::empty(),
+            value,
+            tags: Tags::default(),
+            timeout_at: 2,
+            created_at: 1,
+            settled_at: Some(1),
+        });
+        assert!(text.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(read["data"]["promise"]["value"]["data"], "a\n\u{7f}");
+    }
 
     #[test]
     fn everything_outside_ascii_is_escaped_and_reads_back() {

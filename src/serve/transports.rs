@@ -11,6 +11,7 @@ use crate::protocol::address::{bash_queue, gcps_queue, push_queue};
 use crate::transport::bash_exec::script::{self, WorkingDir};
 use crate::transport::bash_exec::{BashExec, environment};
 use crate::transport::gcps::{self, Gcps};
+use crate::transport::http_push::targets::Targets;
 use crate::transport::http_push::{self, HttpPush};
 use crate::transport::poll::{self, Hub};
 use crate::transport::{Room, Table};
@@ -76,6 +77,10 @@ fn http_push(config: &Config, room: Room) -> anyhow::Result<HttpPush> {
             connect_timeout: push.connect_timeout.as_duration(),
             request_timeout: push.request_timeout.as_duration(),
             auth: push_auth(&push.auth)?,
+            targets: Targets {
+                allow: push.allow.clone(),
+                deny: push.deny.clone(),
+            },
         },
         room,
     )

@@ -68,7 +68,10 @@ pub fn parse_rust_log(text: &str) -> Result<Option<EnvFilter>, UnknownLevel> {
 }
 
 fn parse_filter(text: &str) -> Result<EnvFilter, UnknownLevel> {
-    EnvFilter::try_new(text.trim()).map_err(|_| UnknownLevel(text.to_owned()))
+    // Values of fields are compared as they are: a short regular expression can take minutes to compile.
+    let builder = EnvFilter::builder().with_regex(false);
+    let filter = builder.parse(text.trim());
+    filter.map_err(|_| UnknownLevel(text.to_owned()))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod errors;
 mod layers;
 mod postgres;
 mod push_auth;
+mod push_targets;
 pub(crate) mod reference;
 mod unknown;
 

@@ -142,6 +142,8 @@ fn every_number_has_its_range_and_what_was_added_says_so() {
         "transports.bash_exec.concurrency",
         "transports.http_poll.stream_lifetime",
         "transports.http_poll.keep_alive",
+        "transports.http_push.allow",
+        "transports.http_push.deny",
     ] {
         let comment = comments()[key].replace('\n', " ");
         assert!(comment.contains("An addition of this server."), "{key}");

@@ -2,11 +2,12 @@
 //!
 //! Owns the HTTP client and, by `slots`, the limit of pushes in flight and the queue behind it. Must
 //! never follow a redirect, keep a response body, or log more of an address than scheme, host and port;
-//! the rest may carry secrets. Says who it is with what `auth` says.
+//! the rest may carry secrets. Says who it is with what `auth` says, and connects only where `targets` lets
+//! it.
 
 use std::error::Error as _;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,12 +17,14 @@ use tokio::time::Instant;
 use url::Url;
 
 pub use self::auth::{Auth, Mode, bearer};
+use self::targets::{Resolver, Targets, system};
 use super::health::Health;
 use super::slots::{Deliver, Slots};
 use super::{Outcome, Outgoing, Room, Transport, install_tls_provider};
 use crate::protocol::address::Address;
 
 mod auth;
+pub mod targets;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +47,8 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// The header by which workers know this server.
     pub auth: Auth,
+    /// Where pushes may go.
+    pub targets: Targets,
 }
 
 impl Default for Settings {
@@ -53,6 +58,7 @@ impl Default for Settings {
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(180),
             auth: Auth::default(),
+            targets: Targets::default(),
         }
     }
 }
@@ -66,6 +72,7 @@ pub struct HttpPush {
 struct Pusher {
     client: Client,
     authenticator: auth::Authenticator,
+    targets: Targets,
     health: Mutex<Health>,
 }
 
@@ -81,6 +88,7 @@ impl HttpPush {
         let pusher = Pusher {
             client,
             authenticator: auth::Authenticator::new(settings.auth),
+            targets: settings.targets,
             health: Mutex::default(),
         };
         HttpPush {
@@ -124,6 +132,11 @@ impl Deliver for Pusher {
             return;
         };
         let target = message.address.label();
+        if let Err(refusal) = self.targets.check_url(&url) {
+            self.record(&target, Some(&refusal.to_string()));
+            message.receipt.report(Outcome::Failed);
+            return;
+        }
         let identity = self.authenticator.header(address, &url).await;
         let request = self
             .client
@@ -191,6 +204,10 @@ fn client_builder(settings: &Settings) -> ClientBuilder {
         // Messages carry the promise's data: where they go is the address and this server's own
         // settings, not an HTTP_PROXY that was meant for something else.
         .no_proxy()
+        .dns_resolver(Resolver {
+            targets: Arc::new(settings.targets.clone()),
+            lookup: system,
+        })
         .referer(false)
         .tcp_nodelay(true)
         .pool_idle_timeout(IDLE_MAX)

@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
+use super::targets::{Resolver, Targets};
 use super::{HttpPush, Settings, client_builder};
 use crate::protocol::address::{Address, Rules};
 use crate::transport::{Outcome, Outgoing, Receipt, Room, Transport};
@@ -339,4 +340,77 @@ async fn the_log_reason_names_the_cause_and_no_url() {
         let reason = super::reason(&error);
         assert!(!reason.contains("secret"), "{reason}");
     }
+}
+
+fn denying(entry: &str) -> Settings {
+    Settings {
+        targets: Targets {
+            deny: vec![entry.parse().unwrap()],
+            ..Targets::default()
+        },
+        ..settings()
+    }
+}
+
+/// A worker that nobody may reach, and how many have.
+async fn forbidden(host: [u8; 4], port: u16) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind(SocketAddr::from((host, port)))
+        .await
+        .unwrap();
+    let address = listener.local_addr().unwrap();
+    let connected = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&connected);
+    tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    (address, connected)
+}
+
+#[tokio::test]
+async fn a_denied_target_fails_without_a_connection() {
+    let (address, connected) = forbidden([127, 0, 0, 1], 0).await;
+    let port = address.port();
+    let (push, _) = transport(denying("<loopback>"));
+    for host in [
+        "127.0.0.1",
+        "2130706433",
+        "[::ffff:127.0.0.1]",
+        "localhost",
+        "localhost.",
+    ] {
+        let told = send(&push, &format!("http://{host}:{port}/"));
+        assert_eq!(outcome(told).await, Outcome::Failed, "{host}");
+    }
+    assert_eq!(connected.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_name_that_resolves_otherwise_the_second_time_is_checked_the_second_time() {
+    let closing = post(async || [(header::CONNECTION, "close")]);
+    let url = serve(Router::new().route("/", closing)).await;
+    let (_, connected) = forbidden([127, 0, 0, 2], url.port()).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    let settings = denying("127.0.0.2");
+    let resolver = Resolver {
+        targets: Arc::new(settings.targets.clone()),
+        lookup: move |_| {
+            let host = match counter.fetch_add(1, Ordering::SeqCst) {
+                0 => [127, 0, 0, 1],
+                _ => [127, 0, 0, 2],
+            };
+            let found = vec![SocketAddr::from((host, 0))];
+            Box::pin(async move { Ok(found) }) as _
+        },
+    };
+    let client = client_builder(&settings).dns_resolver(resolver).build();
+    let heard = Arc::new(Heard::default());
+    let push = HttpPush::with_client(client.unwrap(), settings, heard.room());
+    let address = format!("http://rebinding.example:{}/", url.port());
+    assert_eq!(outcome(send(&push, &address)).await, Outcome::Delivered);
+    assert_eq!(outcome(send(&push, &address)).await, Outcome::Failed);
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    assert_eq!(connected.load(Ordering::SeqCst), 0);
 }
