@@ -7,15 +7,15 @@ fn unknown_keys_are_told() {
     assert_eq!(
         given()
             .file(
-                "typo = 1\n\"server.port\" = 5\n[server]\nprot = 1\n[server.tls]\ncert = \"a\"\n\
+                "typo = 1\n\"server.port\" = 5\n[server]\nprot = 1\n[server.socket]\npath = \"a\"\n\
                  key = \"b\"\n[storage.mysql]\nurl = \"x\"\n[empty]\n"
             )
             .warnings(),
         [
             "unknown key empty in resonate.toml is ignored",
             "unknown key server.prot in resonate.toml is ignored",
-            "unknown key server.tls.cert in resonate.toml is ignored",
-            "unknown key server.tls.key in resonate.toml is ignored",
+            "unknown key server.socket.key in resonate.toml is ignored",
+            "unknown key server.socket.path in resonate.toml is ignored",
             "unknown key server.port in resonate.toml is ignored",
             "unknown key storage.mysql.url in resonate.toml is ignored",
             "unknown key typo in resonate.toml is ignored",
