@@ -34,6 +34,7 @@ mod cluster {
     mod ledger;
     mod messages;
     mod relay;
+    mod scripts;
     mod stored;
     mod worker;
 }
@@ -41,6 +42,7 @@ mod cluster {
 mod model;
 
 mod protocol {
+    mod addresses;
     mod deadlines;
     mod debug;
     mod dispatch;
@@ -74,6 +76,7 @@ mod storage {
     mod content;
     mod crash;
     mod database;
+    mod deliveries;
     mod schema;
     pub mod workflow;
 }
@@ -90,6 +93,7 @@ mod surface {
     mod push;
     mod push_auth;
     mod sse;
+    mod stalled;
     mod targets;
 }
 

@@ -431,17 +431,32 @@ impl Cluster {
 
     /// Answers whether it was known.
     fn forget(&self, node: NodeId) -> bool {
-        self.lock().peers.remove(&node).is_some()
+        self.forget_if(|other, _| other == node)
     }
 
     /// Answers whether there were any.
     fn forget_silent(&self) -> bool {
+        self.forget_if(|_, peer| peer.heard_at.elapsed() >= SILENCE_MAX)
+    }
+
+    /// Has others look for what this node may have told those it forgets in vain: they may have looked too early, or
+    /// not have known of them. Answers whether there were any.
+    fn forget_if(&self, is_gone: impl Fn(NodeId, &Peer) -> bool) -> bool {
         let mut state = self.lock();
-        let known = state.peers.len();
-        state
+        let gone = state
             .peers
-            .retain(|_, peer| peer.heard_at.elapsed() < SILENCE_MAX);
-        state.peers.len() < known
+            .extract_if(.., |node, peer| is_gone(*node, peer));
+        let gone: Vec<Peer> = gone.map(|(_, peer)| peer).collect();
+        let queues = gone.iter().flat_map(|peer| &peer.queues);
+        let left: HashSet<&Id> = state.peers.values().flat_map(|peer| &peer.queues).collect();
+        let shared: Vec<Id> = queues
+            .filter(|queue| left.contains(queue))
+            .cloned()
+            .collect();
+        state.add_wakes(shared);
+        drop(state);
+        self.to_send.notify_one();
+        !gone.is_empty()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -311,6 +311,20 @@ async fn a_node_that_vanishes_is_forgotten_and_what_it_was_told_looked_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_forgets_a_node_has_others_look_for_what_it_was_told() {
+    let bus = MemoryBus::new();
+    let [a, b, c] = [&[][..], &["any@g", "any@h"], &["any@g"]].map(|q| Node::start(&bus, q));
+    pass(200).await;
+    b.running.abort();
+    // Never heard of it, or missed it before the last message for it had left.
+    c.cluster.forget(b.id());
+    pass(50).await;
+    c.woken();
+    pass(5000).await;
+    assert_eq!((a.nodes(), c.woken()), (2, vec!["any@g".into()]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_that_leaves_is_missed_at_once() {
     let bus = MemoryBus::new();
     let [a, b] = [&["any@g"][..], &[]].map(|q| Node::start(&bus, q));

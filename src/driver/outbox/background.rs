@@ -65,10 +65,24 @@ impl Outbox {
         engine.step(steps.clone()).await?;
         let mut state = self.lock();
         state.finished.drain(..steps.len());
-        for key in steps.iter().filter_map(key_of) {
-            state.in_flight.remove(&key);
+        for step in &steps {
+            let Some(key) = key_of(step) else { continue };
+            match &mut state.booked {
+                Some(booked) if matches!(step, Step::UnblockDone { .. }) => booked.push(key),
+                _ => {
+                    state.in_flight.remove(&key);
+                }
+            }
         }
         Ok(())
+    }
+
+    /// No page of waiting messages is being read any more.
+    pub(super) fn page_done(&self) {
+        let mut state = self.lock();
+        for key in state.booked.take().into_iter().flatten() {
+            state.in_flight.remove(&key);
+        }
     }
 
     pub(super) async fn send_held_back(self: &Arc<Self>, engine: &Engine) {
@@ -158,7 +172,9 @@ impl Outbox {
                 self.to_pump.notified().await;
                 continue;
             };
+            self.lock().booked = Some(Vec::new());
             let outcome = self.pump_page(engine, &turn).await;
+            self.page_done();
             let is_out = matches!(outcome, Err(Error::Unavailable(_)));
             {
                 let backlog = &mut self.lock().backlog;

@@ -109,6 +109,9 @@ struct State {
     held: BTreeMap<Id, Message>,
     /// `unblock` (promise, address) with a transport, or delivered and not yet booked.
     in_flight: HashSet<(Id, Id)>,
+    /// Delivered and booked while a page of waiting messages was being read, which may have them still: in flight until
+    /// it is dealt with. None while no page is.
+    booked: Option<Vec<(Id, Id)>>,
     /// Bookkeeping steps of finished deliveries, until they are committed; all are in flight.
     finished: VecDeque<Step>,
     /// `unblock` messages that failed: they wait for their retry, no pump offers them. Only a memory:
@@ -223,6 +226,7 @@ impl Outbox {
         };
         let transport = transports.table.of(&address);
         let queue = address.queue();
+        let mut is_stale = None;
         let (kind, body, subject) = match message {
             Message::Execute {
                 id,
@@ -235,7 +239,8 @@ impl Outbox {
                     queue: queue.clone(),
                     retry_at: *retry_at,
                 };
-                if !self.lock().offers.note(id, offer, source) {
+                is_stale = self.lock().offers.note(id, offer, source);
+                if is_stale.is_none() {
                     return true;
                 }
                 let body = message::execute(&self.settings.server_url, id, *version);
@@ -259,7 +264,10 @@ impl Outbox {
         };
         METRICS.message(kind);
         let is_refused = Arc::new(AtomicBool::new(false));
-        let receipt = self.receipt(subject, is_refused.clone());
+        let mut receipt = self.receipt(subject, is_refused.clone());
+        if let Some(is_stale) = is_stale {
+            receipt = receipt.unless(is_stale);
+        }
         match transport {
             Some(transport) => {
                 transport.send(Outgoing {
@@ -358,9 +366,27 @@ impl Outbox {
         self.lock().held.values().cloned().collect()
     }
 
-    /// Takes note of tasks that are no longer pending at the version offered.
+    /// Takes note of tasks that are no longer pending at the version offered, or to be offered.
     pub fn committed(&self, changes: &Changes) {
-        self.lock().offers.committed(changes);
+        let mut state = self.lock();
+        state.offers.committed(changes);
+        if state.held_back.is_empty() {
+            return;
+        }
+        for change in &changes.objects {
+            let task = change.before.as_ref().and_then(|o| o.task.as_ref());
+            let Some((task, offer_at)) = task.and_then(|task| Some((task, task.offer_at?))) else {
+                continue;
+            };
+            let is_same = change.after.task.as_ref().is_some_and(|after| {
+                (after.state, after.version, after.offer_at)
+                    == (task.state, task.version, task.offer_at)
+            });
+            if !is_same {
+                let id = change.after.promise.id.clone();
+                state.held_back.remove(&(offer_at, id));
+            }
+        }
     }
 
     /// Forgets everything held (`debug.reset`).
@@ -392,6 +418,7 @@ impl Outbox {
         // An earlier run may have ended in the middle of a pump; before the first, pushes and publishes
         // wait.
         self.lock().backlog.clear();
+        self.page_done();
         // The pushes and publishes of other servers are under way. Those that one left behind are offered
         // when they are due again.
         self.pump_soon(match self.settings.cluster {

@@ -5,6 +5,8 @@
 //! offer repeats it, and recipients tolerate that.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -41,6 +43,8 @@ struct Remembered {
     offer: Offer,
     /// Found waiting at this instant, before its own dispatch was seen.
     pumped_at: Option<Instant>,
+    /// The task is no longer pending at the version offered.
+    is_stale: Arc<AtomicBool>,
     /// Who was told.
     stream: Option<StreamId>,
 }
@@ -65,19 +69,19 @@ pub(super) struct Offers {
 }
 
 impl Offers {
-    /// Notes that a task is about to be offered. Returns whether it should be: not if a pump finds what
-    /// was offered already, or if a dispatch was overtaken by a pump.
-    pub fn note(&mut self, id: &Id, offer: Offer, source: Source) -> bool {
+    /// Notes that a task is about to be offered. Returns a flag that is set once the offer is stale; none if it
+    /// should not be made: if a pump finds what was offered already, or a dispatch was overtaken by a pump.
+    pub fn note(&mut self, id: &Id, offer: Offer, source: Source) -> Option<Arc<AtomicBool>> {
         let known = self.by_task.get_mut(id);
         if let Some(known) = known.filter(|known| known.offer.version == offer.version) {
             match source {
-                Source::Pump => return false,
+                Source::Pump => return None,
                 Source::Dispatch => {
                     // It has another place by now.
                     known.offer.retry_at = offer.retry_at;
                     let pumped_at = known.pumped_at.take();
                     if pumped_at.is_some_and(|at| at.elapsed() < DISPATCH_LAG_MAX) {
-                        return false;
+                        return None;
                     }
                 }
             }
@@ -85,14 +89,25 @@ impl Offers {
         if self.by_task.len() >= OFFERS_MAX {
             self.clear();
         }
-        self.remove(id);
+        let earlier = self.remove(id);
+        let is_stale = match earlier {
+            // It may be under way still: what is true of it is true of this one.
+            Some(earlier) if earlier.offer.version == offer.version => earlier.is_stale,
+            earlier => {
+                if let Some(earlier) = earlier {
+                    earlier.is_stale.store(true, Ordering::Relaxed);
+                }
+                Arc::default()
+            }
+        };
         let remembered = Remembered {
             offer,
             pumped_at: (source == Source::Pump).then(Instant::now),
+            is_stale: Arc::clone(&is_stale),
             stream: None,
         };
         self.by_task.insert(id.clone(), remembered);
-        true
+        Some(is_stale)
     }
 
     /// The offer was written to a stream.
@@ -112,7 +127,8 @@ impl Offers {
     pub fn forget(&mut self, id: &Id, version: i64) -> Option<Offer> {
         let known = self.by_task.get(id)?;
         let is_same = known.offer.version == version;
-        if is_same { self.remove(id) } else { None }
+        let known = if is_same { self.remove(id) } else { None };
+        known.map(|known| known.offer)
     }
 
     /// A stream has gone, and may have taken offers with it.
@@ -143,8 +159,8 @@ impl Offers {
             let is_over = self.by_task.get(id).is_some_and(|known| {
                 task.state != TaskState::Pending || task.version != known.offer.version
             });
-            if is_over {
-                self.remove(id);
+            if is_over && let Some(known) = self.remove(id) {
+                known.is_stale.store(true, Ordering::Relaxed);
             }
         }
     }
@@ -156,12 +172,12 @@ impl Offers {
         self.forgotten_until = self.newest_stream;
     }
 
-    fn remove(&mut self, id: &Id) -> Option<Offer> {
+    fn remove(&mut self, id: &Id) -> Option<Remembered> {
         let known = self.by_task.remove(id)?;
         if let Some(stream) = known.stream {
             self.leave(stream, id);
         }
-        Some(known.offer)
+        Some(known)
     }
 
     fn leave(&mut self, stream: StreamId, id: &Id) {
@@ -188,7 +204,7 @@ mod tests {
             queue: "any@g".into(),
             retry_at: 7,
         };
-        offers.note(&id.into(), offer, source)
+        offers.note(&id.into(), offer, source).is_some()
     }
 
     #[tokio::test(start_paused = true)]

@@ -50,10 +50,16 @@ impl Outbox {
         let address = Address::parse(message.address(), &self.settings.address_rules);
         let route = match &address {
             Some(Address::Poll(poll)) => self.route(cluster, poll),
-            // Where no server runs scripts, this one says so.
-            Some(Address::Bash(_)) if !self.is_listened(address::BASH_QUEUE) => cluster
-                .listener(address::BASH_QUEUE)
-                .map_or(Route::Here, Route::To),
+            Some(Address::Bash(_)) if !self.is_listened(address::BASH_QUEUE) => {
+                match cluster.listener(address::BASH_QUEUE) {
+                    Some(node) => Route::To(node),
+                    None => {
+                        // One may have started just now. Where none runs scripts, this one says so.
+                        cluster.wake([address::bash_queue()]);
+                        Route::Here
+                    }
+                }
+            }
             _ => Route::Here,
         };
         match route {

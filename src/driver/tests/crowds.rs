@@ -161,11 +161,14 @@ async fn a_lost_dispatch_is_repaired_however_many_listen_and_wait() {
     }
 }
 
+/// Tasks at versions.
+type Told = BTreeSet<(String, i64)>;
+
 /// Streams that come, read a little and go, and what each was told.
 struct Crowd {
     rig: Rig,
     random: fastrand::Rng,
-    open: BTreeMap<usize, (String, Events, BTreeSet<(String, i64)>)>,
+    open: BTreeMap<usize, (String, Events, Told)>,
     opened: usize,
     created: usize,
 }
@@ -193,7 +196,7 @@ impl Crowd {
                 if let Some((_, _, told)) = stream.and_then(|s| self.open.get_mut(&s))
                     && let Some((id, version)) = told.pop_first()
                 {
-                    self.acquire(&id, version, some % 2 == 0).await;
+                    self.acquire(&id, version, some.is_multiple_of(2)).await;
                 }
             }
             _ => {
