@@ -36,6 +36,7 @@ mod cluster {
     mod ledger;
     mod messages;
     mod relay;
+    mod scripts;
     mod stored;
     mod worker;
 }
@@ -43,6 +44,7 @@ mod cluster {
 mod model;
 
 mod protocol {
+    mod addresses;
     mod deadlines;
     mod debug;
     mod dispatch;
@@ -76,6 +78,7 @@ mod storage {
     mod content;
     mod crash;
     mod database;
+    mod deliveries;
     mod schema;
     pub mod workflow;
 }
@@ -96,6 +99,7 @@ mod surface {
     mod push;
     mod push_auth;
     mod sse;
+    mod stalled;
     mod targets;
 }
 
