@@ -128,17 +128,17 @@ impl Keyring {
     }
 
     /// Has keys fetched because a token names one that is not known, unless that was done just now, and
-    /// waits for them. Whether there may be others now.
-    pub async fn ask(&self) -> bool {
+    /// waits for them a moment.
+    pub async fn ask(&self) {
         if self.fetcher.is_none() {
-            return false;
+            return;
         }
         let mut fetches = self.fetches.subscribe();
         {
             let mut asked = lock(&self.asked);
             if !asked.is_waiting {
                 if asked.at.is_some_and(|at| at.elapsed() < ASK_PAUSE) {
-                    return false;
+                    return;
                 }
                 *asked = Asked {
                     at: Some(Instant::now()),
@@ -147,7 +147,8 @@ impl Keyring {
                 self.wanted.notify_one();
             }
         }
-        timeout(ASK_PATIENCE, fetches.changed()).await.is_ok()
+        // Too late, or never, is no reason to refuse a token whose key has come meanwhile.
+        let _ = timeout(ASK_PATIENCE, fetches.changed()).await;
     }
 
     /// Fetches the keys of a URL, then keeps all keys up to date for as long as it is polled. `fetched` is
@@ -205,7 +206,6 @@ impl Keyring {
                 is_complete &= self.take(index, fetcher.fetch(&url).await);
             }
         }
-        self.publish();
         lock(&self.asked).is_waiting = false;
         self.fetches.send_modify(|fetches| *fetches += 1);
         is_complete
@@ -224,40 +224,39 @@ impl Keyring {
                 self.take(index, keys);
             }
         }
-        self.publish();
     }
 
-    /// Keeps what a source gave, or what it last gave. Whether it gave something.
-    fn take(&self, index: usize, keys: Result<Vec<Key>, Error>) -> bool {
-        let mut sources = lock(&self.sources);
-        let Some(kept) = sources.get_mut(index) else {
-            return false;
+    /// Puts into force what a source gave, or leaves in force what it last gave. Whether it gave something.
+    fn take(&self, index: usize, given: Result<Vec<Key>, Error>) -> bool {
+        let count = given.as_ref().map_or(0, Vec::len);
+        let (name, is_news, had_keys, has_changed, failure) = {
+            let mut sources = lock(&self.sources);
+            let Some(kept) = sources.get_mut(index) else {
+                return false;
+            };
+            let is_news = given.is_err() != std::mem::replace(&mut kept.is_failing, given.is_err());
+            let had_keys = kept.keys.is_some();
+            let (has_changed, failure) = match given {
+                Ok(keys) => (kept.keys.replace(keys.clone()) != Some(keys), None),
+                Err(error) => (false, Some(error)),
+            };
+            (kept.source.name(), is_news, had_keys, has_changed, failure)
         };
-        let name = kept.source.name();
-        let is_news = keys.is_err() != std::mem::replace(&mut kept.is_failing, keys.is_err());
-        match keys {
-            Ok(keys) => {
-                if kept.keys.as_ref() != Some(&keys) {
-                    tracing::info!(source = name, keys = keys.len(), "keys loaded");
-                } else if is_news {
-                    tracing::warn!(source = name, "keys can be read again");
-                }
-                kept.keys = Some(keys);
-                true
-            }
-            Err(error) if is_news && kept.keys.is_some() => {
+        // Before the log says so.
+        self.publish();
+        match &failure {
+            None if has_changed => tracing::info!(source = name, keys = count, "keys loaded"),
+            None if is_news => tracing::warn!(source = name, "keys can be read again"),
+            None => {}
+            Some(error) if is_news && had_keys => {
                 tracing::warn!(source = name, %error, "keys cannot be read, the last ones stay");
-                false
             }
-            Err(error) if is_news => {
+            Some(error) if is_news => {
                 tracing::warn!(source = name, %error, "keys cannot be read");
-                false
             }
-            Err(error) => {
-                tracing::debug!(source = name, %error, "keys cannot be read");
-                false
-            }
+            Some(error) => tracing::debug!(source = name, %error, "keys cannot be read"),
         }
+        failure.is_none()
     }
 
     /// Puts into force what the sources gave.

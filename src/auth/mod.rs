@@ -157,7 +157,9 @@ impl Authenticator {
         token.claims.check(&self.rules, now_ms)?;
         let signed = token.signed()?;
         let mut verdict = keys.judge(&signed, token.message);
-        if verdict == Verdict::UnknownKey && keyring.ask().await {
+        if verdict == Verdict::UnknownKey {
+            keyring.ask().await;
+            // There may be others even if nobody was asked: somebody else's request had them fetched.
             keys = keyring.current();
             verdict = keys.judge(&signed, token.message);
         }

@@ -21,6 +21,8 @@ pub enum Answer {
     Status(u16),
     /// To where a set is.
     Redirect,
+    /// Nothing, ever.
+    Hang,
     /// A set, and then more bytes than anybody should read.
     Endless(Vec<Value>),
 }
@@ -84,6 +86,7 @@ async fn keys(State(shared): State<Arc<Shared>>) -> Response {
             let location = [(header::LOCATION, "/elsewhere")];
             (StatusCode::FOUND, location).into_response()
         }
+        Answer::Hang => std::future::pending().await,
         Answer::Endless(keys) => {
             let padding = " ".repeat(2 * 1024 * 1024);
             (json!({"keys": keys}).to_string() + &padding).into_response()

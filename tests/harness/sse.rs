@@ -36,24 +36,16 @@ impl Stream {
     pub fn open_with(server: &Server, group: &str, id: &str, token: &str) -> Stream {
         let bearer = format!("Bearer {token}");
         let headers = [("authorization", &*bearer)];
-        let stream = Stream::connect_with(server.addr(), group, id, &headers);
-        let stream = stream.expect("the server accepts, and answers at once");
+        let stream = Connection::open(server.addr())
+            .and_then(|connection| Unread::over(connection, group, id, &headers)?.read_on())
+            .expect("the server accepts, and answers at once");
         assert_eq!(stream.head.status, 200, "{:?}", stream.head);
         stream
     }
 
     /// Same, of a server that may be gone, or about to.
     pub fn connect(addr: SocketAddr, group: &str, id: &str) -> io::Result<Stream> {
-        Stream::connect_with(addr, group, id, &[])
-    }
-
-    fn connect_with(
-        addr: SocketAddr,
-        group: &str,
-        id: &str,
-        headers: &[(&str, &str)],
-    ) -> io::Result<Stream> {
-        Unread::over(Connection::open(addr)?, group, id, headers)?.read_on()
+        Unread::over(Connection::open(addr)?, group, id, &[])?.read_on()
     }
 
     fn start(connection: Connection, head: Head) -> io::Result<Stream> {

@@ -238,6 +238,25 @@ fn without_keys_requests_are_worth_another_try() {
     assert_eq!(status(&server, &token), 404);
 }
 
+/// Neither the start of the server, nor a token with an unknown key, nor what it says to others.
+#[test]
+fn a_provider_that_hangs_holds_nobody_up() {
+    let [pem, jwk] = ["EdDSA", "ES256"].map(Issuer::new);
+    let file = File::with(&pem.pem());
+    let provider = Provider::with(Answer::Hang);
+    let url = provider.url();
+    let flags = ["--auth-publickey", file.path(), "--auth-jwks", &url];
+    let server = Server::single_with(&[&flags[..], &SOON].concat());
+    server.logs("keys are not there yet");
+    assert_eq!(status(&server, &admin(&pem)), 404);
+    assert_eq!(status(&server, &admin_of(&jwk, "1")), 401);
+    provider.answer(Answer::Keys(vec![jwk.jwk("1")]));
+    // The fetch is given up, and another made.
+    server.logs("timeout");
+    server.logs("keys loaded");
+    assert_eq!(status(&server, &admin_of(&jwk, "1")), 404);
+}
+
 /// Keys of a file and of a URL are good together.
 #[test]
 fn sources_are_added_up() {
