@@ -22,7 +22,7 @@ use crate::driver::outbox::{self, Outbox, Transports};
 use crate::driver::timers::{self, Timers};
 use crate::engine::clock::Clock;
 use crate::engine::{Engine, Options};
-use crate::http::{App, Limits, Rates, limits, rate, router};
+use crate::http::{App, Limits, Rates, Readiness, Responses, limits, rate, router};
 use crate::machine;
 use crate::net::{self, Tls};
 use crate::protocol::address::Rules;
@@ -241,6 +241,8 @@ fn app(
             in_flight_max: server.max_in_flight,
             in_flight_bytes_max: server.max_in_flight_bytes,
         }),
+        readiness: Readiness::default(),
+        responses: Responses::new(server.max_in_flight_bytes),
         rates: Rates::new(rate::Settings {
             per_address: Some(config.limits.rate_per_address).filter(|rate| *rate > 0),
             per_token: Some(config.limits.rate_per_token).filter(|rate| *rate > 0),

@@ -32,6 +32,8 @@ const OVERLOADED: &str = "Service unavailable: too many requests in flight; safe
 const TOO_SLOW: &str =
     "Service unavailable: the body arrived too slowly while others waited; safe to retry";
 const ENCODED: &str = " (content-encoding is not supported)";
+const UNSENT: &str =
+    "Service unavailable: too many answers are not read by those who asked; safe to retry";
 const PANICKED: &str = "the request failed unexpectedly";
 /// A request that came too early is read, for the refusal to name it, unless it is larger.
 const TOO_MANY_BODY_BYTES_MAX: usize = 64 * 1024;
@@ -40,21 +42,59 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 /// How a client is to say who it is.
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer");
 
+/// A response whose body is whole, and is not counted yet.
+type Answer = axum::http::Response<Vec<u8>>;
+
+/// What an [`Answer`] only tells: to ask again does nothing.
+#[derive(Clone, Copy)]
+struct IsRead;
+
 /// Serves one protocol request.
 pub(super) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
     let started_at = Instant::now();
-    let (parts, body) = request.into_parts();
-    let peer = parts.extensions.get::<Peer>().copied();
+    let (mut parts, body) = request.into_parts();
+    let peer = parts.extensions.remove::<Peer>();
     // The rest of the head is not kept while the request waits.
     let headers = parts.headers;
-    let too_many = peer.and_then(|Peer(address)| app.rates.address(address).err());
+    let too_many = peer
+        .as_ref()
+        .and_then(|peer| app.rates.address(peer.address).err());
     let bytes_max = match too_many {
         None => app.limits.body_bytes_max,
         Some(_) => TOO_MANY_BODY_BYTES_MAX.min(app.limits.body_bytes_max),
     };
-    match intake::read(&app.limits, &headers, body, bytes_max).await {
-        Ok((bytes, _permit)) => answer(&app, &headers, &bytes, too_many, started_at).await,
-        Err(Unread::TooLarge(rest)) => {
+    let (bytes, _permit) = match intake::read(&app.limits, &headers, body, bytes_max).await {
+        Ok(read) => read,
+        Err(unread) => return refuse(unread, too_many, started_at).await.map(Body::from),
+    };
+    let ask = || answer(&app, &headers, &bytes, too_many, started_at);
+    let cut = peer.map(|peer| peer.cut).unwrap_or_default();
+    let send = |answer: Answer, room| answer.map(|body| app.responses.send(body, room, cut).into());
+
+    let answer = ask().await;
+    let length = answer.body().len();
+    if let Some(room) = app.responses.try_room(length) {
+        return send(answer, room);
+    }
+    // What can be asked again is not kept while it waits for room.
+    let kept = Some(answer).filter(|answer| answer.extensions().get::<IsRead>().is_none());
+    let deadline = Instant::now() + app.limits.request_deadline;
+    if let Some(room) = app.responses.room(length, deadline).await {
+        let answer = match kept {
+            Some(answer) => answer,
+            None => ask().await,
+        };
+        if room.holds(answer.body().len()) {
+            return send(answer, room);
+        }
+    }
+    refused(503, UNSENT, started_at).map(Body::from)
+}
+
+/// Answers what could not be read.
+async fn refuse(unread: Unread, too_many: Option<TooMany>, started_at: Instant) -> Answer {
+    match unread {
+        Unread::TooLarge(rest) => {
             if let Some(too_many) = too_many {
                 return limited(UNKNOWN_KIND, UNKNOWN_CORR_ID, too_many, started_at);
             }
@@ -63,9 +103,9 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
             }
             refused(413, TOO_LARGE, started_at)
         }
-        Err(Unread::NoRoom) => refused(503, OVERLOADED, started_at),
-        Err(Unread::TooSlow) => refused(503, TOO_SLOW, started_at),
-        Err(Unread::Broken(reason)) => {
+        Unread::NoRoom => refused(503, OVERLOADED, started_at),
+        Unread::TooSlow => refused(503, TOO_SLOW, started_at),
+        Unread::Broken(reason) => {
             let message = format!("Invalid request envelope: {reason}");
             refused(400, &message, started_at)
         }
@@ -78,7 +118,7 @@ async fn answer(
     body: &Bytes,
     too_many: Option<TooMany>,
     started_at: Instant,
-) -> Response {
+) -> Answer {
     let envelope = match envelope::parse(body) {
         Ok(envelope) => envelope,
         Err(mut rejection) => {
@@ -97,17 +137,20 @@ async fn answer(
     let outcome = AssertUnwindSafe(execute(app, headers, &envelope, body.len())).catch_unwind();
     let panicked = |_| Err(Failure::Engine(Error::Internal(PANICKED.to_owned())));
     match outcome.await.unwrap_or_else(panicked) {
-        Ok(reply) => {
+        Ok((reply, is_read)) => {
             let status = reply.status();
             log(kind, corr_id, status, started_at);
-            respond(
-                status,
-                &Envelope {
-                    kind,
-                    corr_id,
-                    reply: &reply,
-                },
-            )
+            let reply = &reply;
+            let envelope = Envelope {
+                kind,
+                corr_id,
+                reply,
+            };
+            let mut answer = respond(status, &envelope);
+            if is_read {
+                answer.extensions_mut().insert(IsRead);
+            }
+            answer
         }
         Err(Failure::Rejected(rejection)) => rejected(&rejection, started_at),
         Err(Failure::Engine(error)) => {
@@ -134,20 +177,22 @@ enum Failure {
     Engine(Error),
 }
 
+/// The reply to a request, and whether that only reads.
 async fn execute(
     app: &App,
     headers: &HeaderMap,
     envelope: &envelope::Envelope<'_>,
     bytes: usize,
-) -> Result<Reply, Failure> {
+) -> Result<(Reply, bool), Failure> {
     let admitted = admitted(app, headers, envelope).await;
     let (operation, debug_time, prefix) = admitted.map_err(Failure::Rejected)?;
+    let is_read = matches!(operation, Operation::Query(_));
     let executed = app.engine.execute(operation, debug_time, bytes);
     let mut reply = executed.await.map_err(Failure::Engine)?;
     if let Some(prefix) = prefix {
         reply.narrow(&prefix);
     }
-    Ok(reply)
+    Ok((reply, is_read))
 }
 
 /// The operation that a request is, the `now` that it brings along, and what the ids must begin with that
@@ -183,7 +228,7 @@ async fn admitted(
 }
 
 /// Answers a request that came too early.
-fn limited(kind: &str, corr_id: &str, too_many: TooMany, started_at: Instant) -> Response {
+fn limited(kind: &str, corr_id: &str, too_many: TooMany, started_at: Instant) -> Answer {
     log(kind, corr_id, 429, started_at);
     let message = too_many.to_string();
     let mut response = respond(429, &ErrorEnvelope::new(kind, corr_id, 429, &message));
@@ -194,7 +239,7 @@ fn limited(kind: &str, corr_id: &str, too_many: TooMany, started_at: Instant) ->
     response
 }
 
-fn rejected(rejection: &Rejection, started_at: Instant) -> Response {
+fn rejected(rejection: &Rejection, started_at: Instant) -> Answer {
     let Rejection {
         kind,
         corr_id,
@@ -215,22 +260,24 @@ fn log(kind: &str, corr_id: &str, status: u16, started_at: Instant) {
     tracing::debug!(kind, corr_id, status, elapsed_us, "request");
 }
 
-fn refused(status: u16, message: &str, started_at: Instant) -> Response {
+fn refused(status: u16, message: &str, started_at: Instant) -> Answer {
     log(UNKNOWN_KIND, UNKNOWN_CORR_ID, status, started_at);
-    failure(status, message)
+    unnamed(status, message)
 }
 
 /// A failure that came before the envelope could be read.
 pub(super) fn failure(status: u16, message: &str) -> Response {
-    respond(
-        status,
-        &ErrorEnvelope::new(UNKNOWN_KIND, UNKNOWN_CORR_ID, status, message),
-    )
+    unnamed(status, message).map(Body::from)
 }
 
-fn respond(status: u16, envelope: &impl Serialize) -> Response {
+fn unnamed(status: u16, message: &str) -> Answer {
+    let envelope = ErrorEnvelope::new(UNKNOWN_KIND, UNKNOWN_CORR_ID, status, message);
+    respond(status, &envelope)
+}
+
+fn respond(status: u16, envelope: &impl Serialize) -> Answer {
     let body = serde_json::to_vec(envelope).expect("records and strings always serialise");
-    let mut response = Response::new(Body::from(body));
+    let mut response = Answer::new(body);
     response.headers_mut().insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
@@ -240,7 +287,7 @@ fn respond(status: u16, envelope: &impl Serialize) -> Response {
 }
 
 /// Sets the status, and the header that goes with it.
-pub(super) fn set_status(response: &mut Response, status: u16) {
+pub(super) fn set_status<B>(response: &mut axum::http::Response<B>, status: u16) {
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
     let headers = response.headers_mut();
     match status {

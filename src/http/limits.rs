@@ -26,7 +26,8 @@ pub struct Limits {
     pub body_bytes_max: usize,
     /// How long a body may stand still, or a part of it take.
     pub body_read_timeout: Duration,
-    request_deadline: Duration,
+    /// How long a request may be held before it is refused.
+    pub request_deadline: Duration,
     requests: Arc<Semaphore>,
     blocks: Arc<Semaphore>,
     waiting: Semaphore,

@@ -14,6 +14,8 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
@@ -31,12 +33,16 @@ mod intake;
 pub mod limits;
 mod poll;
 pub mod rate;
+mod responses;
 mod targets;
 
 pub use limits::Limits;
 pub use rate::Rates;
+pub use responses::Responses;
 
-/// How long `GET /ready` waits for the storage.
+/// How old what `GET /ready` answers may be.
+const READY_AGE_MAX: Duration = Duration::from_millis(50);
+/// How long it waits for the storage.
 const READY_PATIENCE: Duration = Duration::from_secs(2);
 const GONE: &str =
     r#"{"error":"This endpoint is no longer supported. Please update to the latest SDK."}"#;
@@ -55,9 +61,17 @@ pub struct App {
     pub parse: parse::Context,
     /// What may be in flight.
     pub limits: Limits,
+    /// What has been answered and not been sent yet.
+    pub responses: Arc<Responses>,
+    /// Whether the storage answers.
+    pub readiness: Readiness,
     /// How often clients may ask.
     pub rates: Rates,
 }
+
+/// What the storage last said of itself, and when.
+#[derive(Default)]
+pub struct Readiness(Mutex<Option<(StatusCode, Instant)>>);
 
 /// The whole surface as one service.
 pub fn router(app: Arc<App>, allow_origins: &[String]) -> Router {
@@ -103,7 +117,7 @@ pub fn metrics_router() -> Router {
 /// Refuses what comes too early; `POST /` does so itself, when it knows what is asked.
 async fn rate_limited(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>();
-    let asked = peer.map_or(Ok(()), |Peer(address)| app.rates.address(*address));
+    let asked = peer.map_or(Ok(()), |peer| app.rates.address(peer.address));
     let token = auth::bearer(request.headers());
     let asked = asked.and_then(|()| token.map_or(Ok(()), |token| app.rates.token(token)));
     match asked {
@@ -116,12 +130,21 @@ async fn rate_limited(State(app): State<Arc<App>>, request: Request, next: Next)
     }
 }
 
+/// One asks the storage for all who ask at the same time: nobody is asked for a token here, or limited.
 async fn ready(State(app): State<Arc<App>>) -> StatusCode {
+    let mut last = app.readiness.0.lock().await;
+    if let Some((status, at)) = *last
+        && at.elapsed() < READY_AGE_MAX
+    {
+        return status;
+    }
     let ping = app.engine.store().ping();
-    match tokio::time::timeout(READY_PATIENCE, ping).await {
+    let status = match tokio::time::timeout(READY_PATIENCE, ping).await {
         Ok(Ok(())) => StatusCode::OK,
         _ => StatusCode::SERVICE_UNAVAILABLE,
-    }
+    };
+    *last = Some((status, Instant::now()));
+    status
 }
 
 async fn gone() -> Response {

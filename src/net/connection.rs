@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::activity::{Activity, InFlight, Overdue, Watched};
 use super::seats::Seat;
 use super::stream::Stream;
-use super::{Peer, Shared};
+use super::{Cut, Peer, Shared};
 use crate::telemetry::metrics::METRICS;
 
 /// Bytes of an HTTP/1.1 request head, and of what is read at once: each connection may hold so much.
@@ -91,6 +91,7 @@ enum Event {
     /// What is due next has moved forward, or has come.
     Look,
     Order,
+    Cut,
     Stopping,
 }
 
@@ -102,12 +103,18 @@ async fn exchange(
     mut stopping: watch::Receiver<bool>,
 ) {
     let io = TokioIo::new(Watched::new(stream, activity.clone()));
-    let service = service_fn(|request| answer(&shared.router, request, peer, activity));
+    let cut = Cut::default();
+    let origin = Peer {
+        address: peer,
+        cut: cut.clone(),
+    };
+    let service = service_fn(|request| answer(&shared.router, request, &origin, activity));
     let connection = shared.http.serve_connection(io, service);
     let order = activity.order();
     let given = order.given();
+    let cut = cut.is_cut();
     let timer = sleep_until(Instant::now());
-    tokio::pin!(connection, given, timer);
+    tokio::pin!(connection, given, cut, timer);
     loop {
         let armed_at = timer.deadline();
         let connected = poll_fn(|context| match connection.as_mut().poll(context) {
@@ -126,11 +133,13 @@ async fn exchange(
             biased;
             event = connected => event,
             () = &mut given => Event::Order,
+            () = &mut cut => Event::Cut,
             () = stopped(&mut stopping) => Event::Stopping,
             () = &mut timer => Event::Look,
         };
         let why = match event {
             Event::Ended => return,
+            Event::Cut => return METRICS.connection_closed("unread"),
             Event::Stopping => None,
             Event::Order => Some("room"),
             Event::Look => match activity.due(&shared.timeouts) {
@@ -174,11 +183,11 @@ async fn finish(mut connection: impl Future + Unpin, activity: &Activity) {
 fn answer(
     router: &Router,
     mut request: Request<Incoming>,
-    peer: IpAddr,
+    peer: &Peer,
     activity: &Arc<Activity>,
 ) -> impl Future<Output = Result<Response<Counted>, Infallible>> + 'static {
     let in_flight = activity.begin(request.version());
-    request.extensions_mut().insert(Peer(peer));
+    request.extensions_mut().insert(peer.clone());
     let answer = TowerToHyperService::new(router.clone()).call(request);
     async move {
         let response = answer.await?;

@@ -18,7 +18,7 @@ use hyper_util::rt::TokioExecutor;
 use hyper_util::server::conn::auto;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::telemetry::metrics::METRICS;
 
@@ -62,8 +62,29 @@ pub struct Timeouts {
 }
 
 /// Where a request comes from: an extension of every request.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub IpAddr);
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Whose it is.
+    pub address: IpAddr,
+    /// The connection that it came on.
+    pub cut: Cut,
+}
+
+/// Closes a connection at once, whatever it is doing.
+#[derive(Clone, Debug, Default)]
+pub struct Cut(Arc<Notify>);
+
+impl Cut {
+    /// Closes it.
+    pub fn cut(&self) {
+        self.0.notify_one();
+    }
+
+    /// Returns when somebody wants it closed.
+    pub async fn is_cut(&self) {
+        self.0.notified().await;
+    }
+}
 
 /// What all connections share.
 struct Shared {

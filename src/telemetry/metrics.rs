@@ -56,7 +56,7 @@ impl Metrics {
         );
         let connections_closed = counters(
             "resonate_connections_closed_total",
-            "Connections the server closed: full (no place), room (made for another), head (no request in time), idle, handshake (TLS failed).",
+            "Connections the server closed: full (no place), room (made for another), head (no request in time), idle, handshake (TLS failed), unread (answers not taken while others waited).",
             &["reason"],
         );
         let rate_limited = counters(
@@ -136,7 +136,7 @@ impl Metrics {
         self.schedule_promises.inc_by(count);
     }
 
-    /// The server closed a connection (`full`, `room`, `head`, `idle`, `handshake`).
+    /// The server closed a connection (`full`, `room`, `head`, `idle`, `handshake`, `unread`).
     pub fn connection_closed(&self, reason: &'static str) {
         self.connections_closed.with_label_values(&[reason]).inc();
     }

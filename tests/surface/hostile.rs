@@ -6,7 +6,7 @@ use std::thread;
 use serde_json::json;
 
 use crate::harness::client::{Response, VERSION};
-use crate::harness::http::Connection;
+use crate::harness::http::{Connection, encode};
 use crate::harness::server::Server;
 
 const GIB: u64 = 1 << 30;
@@ -133,4 +133,45 @@ fn compressed_bodies_are_not_unpacked() {
             "{told}"
         );
     }
+}
+
+#[test]
+fn who_asks_and_never_reads_is_cut_off_when_others_wait() {
+    // Room for two answers of a megabyte.
+    let server = Server::single_with(&[
+        "--server-max-body-size",
+        "2500000",
+        "--server-max-in-flight-bytes",
+        "2500000",
+    ]);
+    let data =
+        json!({"id": "large", "timeoutAt": i64::MAX, "param": {"data": "x".repeat(1 << 20)}});
+    server.ok("promise.create", data);
+    let ask = encode(
+        "POST",
+        "/",
+        &[],
+        &request("promise.get", r#"{"id":"large"}"#),
+    );
+    let deaf: Vec<Connection> = (0..50)
+        .map(|_| {
+            let mut connection = Connection::open(server.addr()).expect("the server accepts");
+            // More than the system keeps for it.
+            connection.write(&ask.repeat(20)).expect("they are small");
+            connection
+        })
+        .collect();
+    let honest = server.ok("promise.get", json!({"id": "large"}));
+    assert_eq!(
+        honest["promise"]["param"]["data"].as_str().map(str::len),
+        Some(1 << 20)
+    );
+    // Small answers do not wait for large ones.
+    server.refused(
+        "promise.get",
+        json!({"id": "none"}),
+        404,
+        "Promise not found",
+    );
+    drop(deaf);
 }
