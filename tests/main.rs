@@ -35,6 +35,7 @@ mod cluster {
     mod ledger;
     mod messages;
     mod relay;
+    mod scripts;
     mod stored;
     mod worker;
 }
@@ -44,6 +45,7 @@ mod fuzz;
 mod model;
 
 mod protocol {
+    mod addresses;
     mod deadlines;
     mod debug;
     mod dispatch;
@@ -77,6 +79,7 @@ mod storage {
     mod content;
     mod crash;
     mod database;
+    mod deliveries;
     mod schema;
     pub mod workflow;
 }
@@ -96,6 +99,7 @@ mod surface {
     mod push_targets;
     mod secrets;
     mod sse;
+    mod stalled;
     mod targets;
 }
 

@@ -19,6 +19,7 @@ use resonate::protocol::parse::Context;
 use resonate::protocol::record::Millis;
 use resonate::store::memory::MemoryStore;
 use resonate::store::{Changes, Store};
+use resonate::transport::StreamId;
 use resonate::transport::poll::{Hub, Observer, Queues, Settings};
 use serde_json::Value;
 use tower::ServiceExt;
@@ -262,7 +263,7 @@ fn hub() -> Hub {
     struct Nobody;
     impl Observer for Nobody {
         fn opened(&self, _: Queues) {}
-        fn closed(&self, _: Queues) {}
+        fn closed(&self, _: Queues, _: StreamId) {}
         fn room(&self, _: Queues) {}
     }
     Hub::new(Settings::default(), Arc::new(Nobody))
