@@ -51,9 +51,9 @@ fn no_secret_of_a_push_is_logged_whatever_becomes_of_it() {
             ("RESONATE_TRANSPORTS__HTTP_PUSH__DENY", "127.0.0.3"),
         ],
     );
-    let redirect = Answer {
+    let redirect = Answer::Redirect {
         status: 307,
-        location: Some(format!("http://u:{SECRET}@h/{SECRET}")),
+        location: format!("http://u:{SECRET}@h/{SECRET}"),
     };
     let sink = Sink::scripted(vec![redirect, 500.into()]);
     let good = with_secrets(&sink.url(""));
