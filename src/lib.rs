@@ -11,9 +11,11 @@
 //! | [`engine`] | batches, the clock, reads, the debug switch |
 //! | [`driver`] | timers and the outbox |
 //! | [`transport`] | ways out: poll streams, HTTP push |
+//! | [`auth`] | who sends a request, by its token, and what they may do |
 //! | [`http`] | the HTTP surface |
 //! | [`config`], [`cli`], [`telemetry`] | settings, command line, logs |
 
+pub mod auth;
 pub mod cli;
 pub mod cluster;
 pub mod config;

@@ -1,7 +1,7 @@
 //! `resonate serve`: wires the parts together, runs until told to stop, and takes them apart again.
 //!
 //! ```text
-//!   start: bind ─> store ─> engine ─> transports ─> drivers ─> accept
+//!   start: keys ─> bind ─> store ─> engine ─> transports ─> drivers ─> accept
 //!   stop:  streams end ─> requests finish ─> drivers stop ─> pushes and publishes finish, scripts end ─> books close ─> lanes drain ─> store closes
 //! ```
 
@@ -16,8 +16,9 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::auth::Authenticator;
 use crate::cluster::Cluster;
-use crate::config::{Backend, Config, PostgresUrl, Synchronous};
+use crate::config::{AuthMode, Backend, Config, PostgresUrl, Synchronous};
 use crate::driver::Drivers;
 use crate::driver::outbox::{self, Outbox, Transports};
 use crate::driver::timers::{self, Timers};
@@ -33,6 +34,7 @@ use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::{Durability, SqliteStore};
 use crate::transport::poll::Hub;
 
+mod auth;
 mod transports;
 
 /// How long a peer may leave sent data unconfirmed.
@@ -42,12 +44,13 @@ const PEER_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// `server.shutdown_timeout` has passed.
 ///
 /// # Errors
-/// When it cannot start: the address is taken, the storage unusable.
+/// When it cannot start: no keys in a file of keys, the address taken, the storage unusable.
 pub async fn run(
     config: Config,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let server = &config.server;
+    let authenticator = auth::load(&config.auth)?;
     let listener = bind(&server.bind, server.port).await?;
     let address = listener
         .local_addr()
@@ -82,7 +85,17 @@ pub async fn run(
     });
     let mut tasks = drivers.start(&engine);
 
-    let app = app(&config, engine.clone(), hub.clone(), drivers.outbox.clone());
+    if let Some(authenticator) = &authenticator {
+        let interval = config.auth.refresh_interval.as_duration();
+        authenticator.start(interval, &mut tasks).await?;
+    }
+    let app = app(
+        &config,
+        engine.clone(),
+        hub.clone(),
+        drivers.outbox.clone(),
+        authenticator,
+    );
     let router = router(app, &server.cors.allow_origins);
     if config.observability.metrics_port != 0 {
         tasks.spawn(serve_metrics(
@@ -223,13 +236,20 @@ fn outbox(config: &Config, bound_port: u16, cluster: Option<Arc<Cluster>>) -> Ar
     })
 }
 
-fn app(config: &Config, engine: Arc<Engine>, hub: Hub, outbox: Arc<Outbox>) -> Arc<App> {
+fn app(
+    config: &Config,
+    engine: Arc<Engine>,
+    hub: Hub,
+    outbox: Arc<Outbox>,
+    auth: Option<Authenticator>,
+) -> Arc<App> {
     let server = &config.server;
     let key_bytes_max = engine.store().key_bytes_max();
     Arc::new(App {
         engine,
         hub,
         outbox,
+        auth,
         parse: parse::Context {
             is_debug: config.debug,
             address_rules: address_rules(config),
@@ -257,6 +277,7 @@ fn log_start(config: &Config, address: std::net::SocketAddr) {
     if storage == "memory" {
         tracing::warn!("storage is in memory: everything is lost when the server stops");
     }
+    let auth = config.auth.mode() != AuthMode::Off;
     let is_debug = config.debug;
-    tracing::info!(addr = %address, storage, auth = false, poll, http_push, gcps, bash_exec, is_debug, "listening");
+    tracing::info!(addr = %address, storage, auth, poll, http_push, gcps, bash_exec, is_debug, "listening");
 }

@@ -15,6 +15,8 @@ mod harness {
     pub mod database;
     pub mod google;
     pub mod http;
+    pub mod issuer;
+    pub mod jwks;
     pub mod postgres;
     pub mod process;
     pub mod proxy;
@@ -82,6 +84,10 @@ mod storage {
 }
 
 mod surface {
+    mod auth_keys;
+    mod auth_leaks;
+    mod auth_poll;
+    mod auth_table;
     mod bash;
     mod bash_scripts;
     mod cors;

@@ -8,7 +8,7 @@ const LINES_MAX: usize = 600;
 
 /// Which modules a module may import; `serve`, which wires everything together, may import all.
 /// `machine` and `store` share types: what a batch needs and changes, and the objects.
-const IMPORTS: [(&str, &[&str]); 11] = [
+const IMPORTS: [(&str, &[&str]); 12] = [
     ("protocol", &[]),
     ("machine", &["protocol", "store"]),
     ("store", &["protocol", "machine"]),
@@ -29,8 +29,16 @@ const IMPORTS: [(&str, &[&str]); 11] = [
     ),
     (
         "http",
-        &["protocol", "engine", "driver", "transport", "telemetry"],
+        &[
+            "protocol",
+            "auth",
+            "engine",
+            "driver",
+            "transport",
+            "telemetry",
+        ],
     ),
+    ("auth", &["protocol"]),
     ("telemetry", &["protocol"]),
     ("config", &["telemetry", "transport"]),
     ("cli", &["config", "telemetry"]),

@@ -135,11 +135,11 @@ impl Bounds<'_> {
                 self.id(inner);
                 assert_ne!(inner, &op.task.id);
             }
-            Command::TaskHeartbeat { pid, tasks } => {
-                self.id(pid);
-                tasks
-                    .iter()
-                    .for_each(|task| self.task(&task.id, task.version));
+            Command::TaskHeartbeat(op) => {
+                self.id(&op.pid);
+                for task in &op.tasks {
+                    self.task(&task.id, task.version);
+                }
             }
             Command::TaskSuspend(op) => {
                 self.task(&op.task.id, op.task.version);

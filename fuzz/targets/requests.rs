@@ -93,6 +93,7 @@ impl Server {
                 engine: engine.clone(),
                 hub: hub.clone(),
                 outbox: outbox(),
+                auth: None,
                 parse: Context::default(),
                 limits: Limits::new(BODY_BYTES_MAX, Duration::from_secs(8), 10, 1 << 20),
             }),

@@ -7,7 +7,9 @@ use resonate::machine::object::{Listener, Object};
 use resonate::machine::workspace::Workspace;
 use resonate::machine::{Config, Input, Step, decide, missing};
 use resonate::protocol::message;
-use resonate::protocol::operation::{Command, PromiseSettle, TaskAcquire, TaskFulfill, TaskRef};
+use resonate::protocol::operation::{
+    Command, PromiseSettle, TaskAcquire, TaskFulfill, TaskHeartbeat, TaskRef,
+};
 use resonate::protocol::record::{Id, Millis, Value, Verdict};
 use resonate::store::rows::{
     ObjectColumns, PromiseColumns, RowChanges, ScheduleColumns, TaskColumns, json,
@@ -230,9 +232,12 @@ fn is_decided(object: &Object, now: Millis) {
         pid: "pid".into(),
         ttl: Millis::MAX,
     };
-    let heartbeat = |pid: &Id, tasks| Command::TaskHeartbeat {
-        pid: pid.clone(),
-        tasks,
+    let heartbeat = |pid: &Id, tasks| {
+        Command::TaskHeartbeat(TaskHeartbeat {
+            pid: pid.clone(),
+            tasks,
+            within: None,
+        })
     };
     let pid = object.task.as_ref().and_then(|task| task.pid.clone());
     let pid = pid.unwrap_or_else(|| "pid".into());

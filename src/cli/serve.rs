@@ -23,6 +23,8 @@ pub(super) struct Flags {
     #[command(flatten)]
     server: ServerFlags,
     #[command(flatten)]
+    auth: AuthFlags,
+    #[command(flatten)]
     storage: StorageFlags,
     #[command(flatten)]
     timing: TimingFlags,
@@ -67,6 +69,27 @@ struct ServerFlags {
     /// Origin that may call the API from a browser, `*` for any; repeatable
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',')]
     server_cors_allow_origin: Option<Vec<String>>,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Authentication")]
+struct AuthFlags {
+    /// PEM file with the public keys that tokens are signed with: RSA, EC (P-256, P-384) or Ed25519.
+    /// `none`: signatures are not checked
+    #[arg(long, value_name = "PATH")]
+    auth_publickey: Option<String>,
+    /// Path or https URL of a JWK set with more such keys
+    #[arg(long, value_name = "PATH|URL")]
+    auth_jwks: Option<String>,
+    /// Issuer that every token must name
+    #[arg(long, value_name = "ISSUER")]
+    auth_iss: Option<String>,
+    /// Audience that every token must name
+    #[arg(long, value_name = "AUDIENCE")]
+    auth_aud: Option<String>,
+    /// How often the keys are read and fetched again, in milliseconds
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    auth_refresh_interval: Option<i64>,
 }
 
 #[derive(Args)]
@@ -238,6 +261,7 @@ impl Flags {
         given.add("level", self.level);
         given.add("debug", self.debug.then_some(true));
         self.server.given(&mut given);
+        self.auth.given(&mut given);
         self.storage.given(&mut given);
         self.timing.given(&mut given);
         self.transports.given(&mut given);
@@ -264,6 +288,16 @@ impl ServerFlags {
             self.server_max_in_flight_bytes,
         );
         given.add("server.cors.allow_origins", self.server_cors_allow_origin);
+    }
+}
+
+impl AuthFlags {
+    fn given(self, given: &mut Given) {
+        given.add("auth.publickey", self.auth_publickey);
+        given.add("auth.jwks", self.auth_jwks);
+        given.add("auth.iss", self.auth_iss);
+        given.add("auth.aud", self.auth_aud);
+        given.add("auth.refresh_interval", self.auth_refresh_interval);
     }
 }
 

@@ -52,9 +52,17 @@ fn the_definitions_are_consistent() {
 
 #[test]
 fn every_setting_has_a_flag_that_means_what_its_variable_means() {
-    // Without which storage.type has one value only.
-    let url = keys::environment_variable("storage.postgres.url");
-    let base = BTreeMap::from([(url, "postgres://base".to_owned())]);
+    // Without which storage.type has one value only, and issuers and audiences have no use.
+    let base = BTreeMap::from([
+        (
+            keys::environment_variable("storage.postgres.url"),
+            "postgres://base".to_owned(),
+        ),
+        (
+            keys::environment_variable("auth.publickey"),
+            "base.pem".to_owned(),
+        ),
+    ]);
     for (key, default) in keys::defaults() {
         let flag = keys::flag(&key);
         let value = other_value(&key, &default);
@@ -205,7 +213,7 @@ fn usage_errors_exit_with_2() {
         &["serve", "--transports-http-poll-enabled"],
         &["serve", "--transports-http-poll-enabled", "maybe"],
         // Settings that this version does not serve.
-        &["serve", "--auth-publickey", "key.pem"],
+        &["serve", "--legacy-rest", "true"],
     ] {
         let error = usage(arguments);
         assert_eq!(error.exit_code(), 2, "{arguments:?}");

@@ -8,7 +8,7 @@ use figment::{Figment, Metadata, Profile, Provider};
 
 use super::storage::MEMORY;
 use super::{
-    Backend, Config, Error, Layers, Loaded, environment, file, keys, push_auth, unsupported,
+    Backend, Config, Error, Layers, Loaded, auth, environment, file, keys, push_auth, unsupported,
 };
 
 const DEFAULT: &str = "the built-in default";
@@ -48,6 +48,7 @@ pub fn load(layers: &Layers<'_>) -> Result<Loaded, Error> {
     let config: Config = merged.extract().map_err(|error| refused(&error, &known))?;
     check_limits(&config, &merged)?;
     check_storage(&config, &merged)?;
+    auth::check(&config, &merged, &mut warnings)?;
     push_auth::check(&config.transports, &merged, &mut warnings)?;
     Ok(Loaded { config, warnings })
 }

@@ -14,6 +14,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+mod auth;
 mod environment;
 mod file;
 pub mod keys;
@@ -34,6 +35,7 @@ mod tests;
 #[cfg(test)]
 pub(crate) use tests::reference::comments as reference_comments;
 
+pub use auth::{Auth, AuthMode, Jwks};
 pub use environment::Environment;
 pub use load::load;
 pub use observability::Observability;
@@ -60,6 +62,8 @@ pub struct Config {
     pub debug: bool,
     /// The API.
     pub server: Server,
+    /// By which tokens clients and workers are known.
+    pub auth: Auth,
     /// Where promises are kept.
     pub storage: Storage,
     /// Leases and redispatch.
@@ -80,6 +84,7 @@ impl Default for Config {
             level: "info".to_owned(),
             debug: false,
             server: Server::default(),
+            auth: Auth::default(),
             storage: Storage::default(),
             tasks: Tasks::default(),
             timeouts: Timeouts::default(),

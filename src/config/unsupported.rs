@@ -1,10 +1,10 @@
 //! Settings that exist but that this version does not serve.
 //!
-//! Whoever configures authentication must not get a server without it: anything but the default
-//! refuses to start. A setting that becomes a field of [`Config`](super::Config) leaves the table.
+//! Whoever configures something must not get a server without it: anything but the default refuses to
+//! start. A setting that becomes a field of [`Config`](super::Config) leaves the table.
 
 use figment::Figment;
-use figment::value::{Empty, Value};
+use figment::value::Value;
 
 use super::Error;
 use super::load::source_of;
@@ -12,17 +12,13 @@ use super::load::source_of;
 /// What may be written without a difference: the default of the setting.
 #[derive(Clone, Copy, Debug)]
 enum Harmless {
-    Unset,
     Bool(bool),
     Str(&'static str),
 }
 
 const TABLE: &[(&str, Harmless)] = {
-    use Harmless::{Bool, Str, Unset};
+    use Harmless::{Bool, Str};
     &[
-        ("auth.publickey", Unset),
-        ("auth.iss", Unset),
-        ("auth.aud", Unset),
         ("observability.otlp_endpoint", Str("localhost:4317")),
         ("legacy.rest", Bool(false)),
     ]
@@ -56,7 +52,6 @@ pub(super) fn refuse(merged: &Figment) -> Result<(), Error> {
 impl Harmless {
     fn default(self) -> Value {
         match self {
-            Harmless::Unset => Empty::None.into(),
             Harmless::Bool(is_on) => is_on.into(),
             Harmless::Str(text) => text.into(),
         }
@@ -64,7 +59,6 @@ impl Harmless {
 
     fn admits(self, value: &Value) -> bool {
         match self {
-            Harmless::Unset => false,
             Harmless::Bool(is_on) => value.to_bool() == Some(is_on),
             Harmless::Str(text) => value.as_str() == Some(text),
         }

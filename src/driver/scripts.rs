@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::engine::{Engine, Error};
 use crate::protocol::address::Bash;
 use crate::protocol::operation::{
-    Command, Operation, PromiseSettle, Query, TaskAcquire, TaskFulfill, TaskRef,
+    Command, Operation, PromiseSettle, Query, TaskAcquire, TaskFulfill, TaskHeartbeat, TaskRef,
 };
 use crate::protocol::record::{Id, Millis, Promise, TaskState, Value, ValueParts, Verdict};
 use crate::protocol::reply::Reply;
@@ -398,10 +398,11 @@ impl Lease {
 
     /// A heartbeat is answered the same whether it renews or not: so we look.
     async fn renew(&self) -> Result<bool, Error> {
-        let heartbeat = Command::TaskHeartbeat {
+        let heartbeat = Command::TaskHeartbeat(TaskHeartbeat {
             pid: self.claim.pid.clone(),
             tasks: vec![self.claim.task()],
-        };
+            within: None,
+        });
         command(&self.engine, heartbeat, 0).await?;
         let id = self.claim.id.clone();
         let get = Operation::Query(Query::TaskGet { id });

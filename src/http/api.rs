@@ -14,12 +14,16 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::engine::Error;
 use crate::protocol::envelope::{self, Rejection, UNKNOWN_CORR_ID, UNKNOWN_KIND};
-use crate::protocol::parse;
+use crate::protocol::operation::Operation;
+use crate::protocol::record::Millis;
 use crate::protocol::reply::{Envelope, ErrorEnvelope};
+use crate::protocol::{parse, scope};
 use crate::telemetry::metrics::METRICS;
 
-use super::App;
+use super::{App, auth};
 
+/// The token is good, but not for this.
+pub(super) const FORBIDDEN: &str = "Forbidden";
 const TOO_LARGE: &str = "Request body too large";
 const OVERLOADED: &str = "Service unavailable: too many requests in flight; safe to retry";
 /// For how long a body may stand still. It has a place already: a few that never come to their end
@@ -32,6 +36,8 @@ const DISCARDED_BYTES_MAX: usize = 256 * 1024 * 1024;
 const DISCARDING_MAX: Duration = Duration::from_secs(5);
 /// Seconds after which a refused client may come back.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+/// How a client is to say who it is.
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer");
 
 /// Serves one protocol request.
 pub(super) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
@@ -48,9 +54,9 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
     let Some(permit) = app.limits.admit(reserved).await else {
         return refused(503, OVERLOADED, started_at);
     };
-    let mut body = request.into_body();
+    let (head, mut body) = request.into_parts();
     match read_body(&mut body, app.limits.body_bytes_max).await {
-        Ok(bytes) => answer(&app, &bytes, started_at).await,
+        Ok(bytes) => answer(&app, &head.headers, &bytes, started_at).await,
         Err(Unread::TooLarge) => {
             drop(permit);
             discard(body).await;
@@ -63,26 +69,21 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
     }
 }
 
-async fn answer(app: &App, body: &Bytes, started_at: Instant) -> Response {
+async fn answer(app: &App, headers: &HeaderMap, body: &Bytes, started_at: Instant) -> Response {
     let envelope = match envelope::parse(body) {
         Ok(envelope) => envelope,
         Err(rejection) => return rejected(&rejection, started_at),
     };
-    let parsed = parse::operation(&envelope, &app.parse).and_then(|operation| {
-        let debug_time = if app.parse.is_debug {
-            envelope.debug_time()?
-        } else {
-            None
-        };
-        Ok((operation, debug_time))
-    });
-    let (operation, debug_time) = match parsed {
-        Ok(parsed) => parsed,
+    let (operation, debug_time, prefix) = match admitted(app, headers, &envelope).await {
+        Ok(admitted) => admitted,
         Err(rejection) => return rejected(&rejection, started_at),
     };
     let (kind, corr_id) = (&*envelope.kind, &*envelope.corr_id);
     match app.engine.execute(operation, debug_time, body.len()).await {
-        Ok(reply) => {
+        Ok(mut reply) => {
+            if let Some(prefix) = prefix {
+                reply.narrow(&prefix);
+            }
             let status = reply.status();
             log(kind, corr_id, status, started_at);
             respond(
@@ -110,6 +111,38 @@ async fn answer(app: &App, body: &Bytes, started_at: Instant) -> Response {
             )
         }
     }
+}
+
+/// The operation that a request is, the `now` that it brings along, and what the ids must begin with that
+/// it is told of without having named them.
+async fn admitted(
+    app: &App,
+    headers: &HeaderMap,
+    envelope: &envelope::Envelope<'_>,
+) -> Result<(Operation, Option<Millis>, Option<String>), Rejection> {
+    let principal = auth::principal(app, envelope.auth.as_deref(), headers);
+    let principal = principal
+        .await
+        .map_err(|denied| envelope.reject(denied.status(), denied.to_string()))?;
+    let parsed = parse::operation(envelope, &app.parse);
+    let is_allowed = principal.may(|| match &parsed {
+        Ok(operation) => operation.scope(),
+        Err(_) => scope::of_malformed(envelope),
+    });
+    if !is_allowed {
+        return Err(envelope.reject(403, FORBIDDEN));
+    }
+    let mut operation = parsed?;
+    let prefix = principal.prefix().map(str::to_owned);
+    if let Some(prefix) = &prefix {
+        operation.narrow(prefix);
+    }
+    let debug_time = if app.parse.is_debug {
+        envelope.debug_time()?
+    } else {
+        None
+    };
+    Ok((operation, debug_time, prefix))
 }
 
 fn rejected(rejection: &Rejection, started_at: Instant) -> Response {
@@ -197,14 +230,21 @@ pub(super) fn failure(status: u16, message: &str) -> Response {
 fn respond(status: u16, envelope: &impl Serialize) -> Response {
     let body = serde_json::to_vec(envelope).expect("records and strings always serialise");
     let mut response = Response::new(Body::from(body));
-    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-    let headers = response.headers_mut();
-    headers.insert(
+    response.headers_mut().insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
-    if status == 503 {
-        headers.insert(header::RETRY_AFTER, RETRY_AFTER);
-    }
+    set_status(&mut response, status);
     response
+}
+
+/// Sets the status, and the header that goes with it.
+pub(super) fn set_status(response: &mut Response, status: u16) {
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    let headers = response.headers_mut();
+    match status {
+        401 => headers.insert(header::WWW_AUTHENTICATE, CHALLENGE),
+        503 => headers.insert(header::RETRY_AFTER, RETRY_AFTER),
+        _ => None,
+    };
 }

@@ -1,7 +1,8 @@
 //! The HTTP surface (`protocol.md` §1): routes, CORS, panics.
 //!
 //! Owns nothing but the translation between HTTP and the engine: `api` for `POST /`, `poll` for the
-//! event streams, `targets` for who waits for whom, `limits` for what may be in flight at once.
+//! event streams, `targets` for who waits for whom, `auth` for where tokens are, `limits` for what may be
+//! in flight at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use axum::routing::{any, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
+use crate::auth::Authenticator;
 use crate::driver::outbox::Outbox;
 use crate::engine::Engine;
 use crate::protocol::parse;
@@ -22,6 +24,7 @@ use crate::telemetry::metrics::METRICS;
 use crate::transport::poll::Hub;
 
 mod api;
+mod auth;
 mod limits;
 mod poll;
 mod targets;
@@ -39,6 +42,8 @@ pub struct App {
     pub engine: Arc<Engine>,
     /// Open streams.
     pub hub: Hub,
+    /// Tells who sends requests; none where nobody is asked.
+    pub auth: Option<Authenticator>,
     /// Who waits for whom.
     pub outbox: Arc<Outbox>,
     /// What parsing needs to know.

@@ -4,18 +4,24 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::App;
+use super::{App, api, auth};
 
-/// Registers the connection and streams its messages.
+/// Registers the connection and streams its messages. Its token is looked for in the header only.
 pub(super) async fn handle(
     State(app): State<Arc<App>>,
     Path((group, id)): Path<(String, String)>,
+    headers: HeaderMap,
 ) -> Response {
     if group.is_empty() || id.is_empty() {
         return StatusCode::NOT_FOUND.into_response();
+    }
+    match auth::principal(&app, None, &headers).await {
+        Ok(principal) if principal.may_poll(&group) => {}
+        Ok(_) => return refused(403, api::FORBIDDEN),
+        Err(denied) => return refused(denied.status(), &denied.to_string()),
     }
     match app.hub.register(&group, &id) {
         Ok(connection) => {
@@ -25,6 +31,12 @@ pub(super) async fn handle(
             ];
             (headers, Body::from_stream(connection.into_body_stream())).into_response()
         }
-        Err(refused) => (StatusCode::SERVICE_UNAVAILABLE, refused.to_string()).into_response(),
+        Err(reason) => refused(503, &reason.to_string()),
     }
+}
+
+fn refused(status: u16, reason: &str) -> Response {
+    let mut response = reason.to_owned().into_response();
+    api::set_status(&mut response, status);
+    response
 }

@@ -3,17 +3,23 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{Uri, header};
+use axum::http::{HeaderMap, Uri, header};
 use axum::response::{IntoResponse, Response};
 use url::form_urlencoded;
 
-use super::{App, api};
+use super::{App, api, auth};
+use crate::protocol::scope::Scope;
 
 /// Queues of a page, unless the client says how many.
 const LIMIT: usize = 100;
 
-/// Answers a page of targets: `?limit=` queues after `?cursor=`.
-pub(super) async fn handle(State(app): State<Arc<App>>, uri: Uri) -> Response {
+/// Answers a page of targets: `?limit=` queues after `?cursor=`. Allowed like a search.
+pub(super) async fn handle(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Response {
+    match auth::principal(&app, None, &headers).await {
+        Ok(principal) if principal.may(|| Scope::Everything) => {}
+        Ok(_) => return api::failure(403, api::FORBIDDEN),
+        Err(denied) => return api::failure(denied.status(), &denied.to_string()),
+    }
     let (mut limit, mut cursor) = (LIMIT, None);
     for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
         match (&*name, value.parse()) {

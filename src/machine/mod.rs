@@ -156,12 +156,12 @@ fn missing_of_command(command: &Command, now: Millis, ws: &Workspace, need: &mut
                 want_branch_of(ws, ws.get(&op.task.id), need);
             }
         }
-        Command::TaskHeartbeat { pid, tasks } => {
-            for task in tasks {
+        Command::TaskHeartbeat(op) => {
+            for task in &op.tasks {
                 want(ws, &task.id, need);
             }
-            if tasks.is_empty() && !ws.has_pid(pid) {
-                need.pids.insert(pid.clone());
+            if op.tasks.is_empty() && !ws.has_pid(&op.pid) {
+                need.pids.insert(op.pid.clone());
             }
         }
         Command::TaskSuspend(op) => {
@@ -243,7 +243,7 @@ fn decide_command(command: &Command, now: Millis, ws: &mut Workspace, config: &C
         Command::TaskCreate(op) => task::create(ws, op, now),
         Command::TaskAcquire(op) => task::acquire(ws, op, now),
         Command::TaskFence(op) => task::fence(ws, op, now, config),
-        Command::TaskHeartbeat { pid, tasks } => task::heartbeat(ws, pid, tasks, now),
+        Command::TaskHeartbeat(op) => task::heartbeat(ws, op, now),
         Command::TaskSuspend(op) => task::suspend(ws, op, now),
         Command::TaskFulfill(op) => task::fulfill(ws, op, now, config),
         Command::TaskRelease(op) => task::release(ws, op, now, config),

@@ -4,6 +4,7 @@ use crate::protocol::cron::Cron;
 use crate::protocol::operation::{PromiseCreate, ScheduleCreate};
 use crate::protocol::record::{Id, Millis, NEVER, Schedule, Tags, tag};
 use crate::protocol::reply::{Refusal, Reply};
+use crate::protocol::template;
 use crate::store::Need;
 
 use super::Config;
@@ -123,14 +124,7 @@ fn occurrences_max(schedule: &Schedule, at: Millis) -> usize {
 }
 
 fn promise_id(schedule: &Schedule, at: Millis) -> Id {
-    let at = at.to_string();
-    // Part by part: what the schedule's id holds is not substituted.
-    let parts: Vec<String> = schedule
-        .promise_id
-        .split("{{.id}}")
-        .map(|part| part.replace("{{.timestamp}}", &at))
-        .collect();
-    parts.join(&schedule.id).into()
+    template::promise_id(&schedule.promise_id, &schedule.id, at).into()
 }
 
 /// The promise of one occurrence, injected tags included.

@@ -12,8 +12,8 @@
 use std::sync::Arc;
 
 use crate::protocol::operation::{
-    FenceAction, PromiseCreate, TaskAcquire, TaskCreate, TaskFence, TaskFulfill, TaskRef,
-    TaskSuspend,
+    FenceAction, PromiseCreate, TaskAcquire, TaskCreate, TaskFence, TaskFulfill, TaskHeartbeat,
+    TaskRef, TaskSuspend,
 };
 use crate::protocol::record::{Id, Millis, Promise, TaskRecord, TaskState};
 use crate::protocol::reply::{Refusal, Reply};
@@ -236,10 +236,14 @@ fn note_progress(ws: &mut Workspace, id: &Id) {
 ///
 /// Who sends an empty list beats for as long as it lives, also for a task that it does not know it
 /// holds, because the answer to its acquire was lost. So an empty list renews a lease only for
-/// [`ANONYMOUS_RENEWALS_MAX`] of its lengths after the holder last named the task.
-pub(super) fn heartbeat(ws: &mut Workspace, pid: &Id, tasks: &[TaskRef], now: Millis) -> Reply {
+/// [`ANONYMOUS_RENEWALS_MAX`] of its lengths after the holder last named the task, and only of tasks
+/// that it may name.
+pub(super) fn heartbeat(ws: &mut Workspace, op: &TaskHeartbeat, now: Millis) -> Reply {
+    let TaskHeartbeat { pid, tasks, within } = op;
     if tasks.is_empty() {
-        for id in ws.held_by(pid) {
+        let within = within.as_deref().unwrap_or_default();
+        let held = ws.held_by(pid).into_iter();
+        for id in held.filter(|id| id.starts_with(within)) {
             if may_renew_anonymously(ws, &id, now) {
                 renew(ws, &id, pid, None, now);
             }

@@ -35,7 +35,7 @@ pub struct Rejection {
     pub kind: String,
     /// Echoed, or [`UNKNOWN_CORR_ID`].
     pub corr_id: String,
-    /// 400, 403 or 413.
+    /// 400, 401, 403 or 503.
     pub status: u16,
     /// The sentence in `data`.
     pub message: String,

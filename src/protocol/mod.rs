@@ -13,3 +13,5 @@ pub mod parse;
 pub mod record;
 pub mod reply;
 mod rules;
+pub mod scope;
+pub mod template;

@@ -26,7 +26,7 @@ pub enum Command {
     TaskCreate(TaskCreate),
     TaskAcquire(TaskAcquire),
     TaskFence(TaskFence),
-    TaskHeartbeat { pid: Id, tasks: Vec<TaskRef> },
+    TaskHeartbeat(TaskHeartbeat),
     TaskSuspend(TaskSuspend),
     TaskFulfill(TaskFulfill),
     TaskRelease(TaskRef),
@@ -47,7 +47,7 @@ impl Command {
             Command::TaskCreate(op) => &op.action.id,
             Command::TaskAcquire(op) => &op.id,
             Command::TaskFence(op) => &op.task.id,
-            Command::TaskHeartbeat { pid, tasks } => tasks.first().map_or(pid, |task| &task.id),
+            Command::TaskHeartbeat(op) => op.tasks.first().map_or(&op.pid, |task| &task.id),
             Command::TaskSuspend(op) => &op.task.id,
             Command::TaskFulfill(op) => &op.task.id,
             Command::TaskRelease(op) => &op.id,
@@ -172,6 +172,17 @@ pub struct TaskFence {
 pub enum FenceAction {
     Create(PromiseCreate),
     Settle(PromiseSettle),
+}
+
+/// `task.heartbeat`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskHeartbeat {
+    /// Who holds the leases.
+    pub pid: Id,
+    /// Whose leases; all that the process holds if there are none (D-05).
+    pub tasks: Vec<TaskRef>,
+    /// Where to look for those, if the request may not name every id: what their ids begin with.
+    pub within: Option<Id>,
 }
 
 /// `task.suspend`.

@@ -197,6 +197,28 @@ pub fn error_code(status: u16) -> Option<&'static str> {
 }
 
 impl Reply {
+    /// Leaves out what the request did not name and what does not begin with `prefix`: promises that
+    /// share a branch may be anybody's, and preload is only a hint (`protocol.md` §7).
+    pub fn narrow(&mut self, prefix: &str) {
+        match self {
+            Reply::Acquired { preload, .. }
+            | Reply::Fenced { preload, .. }
+            | Reply::Redirect { preload } => {
+                preload.retain(|promise| promise.id.starts_with(prefix));
+            }
+            Reply::Promise(_)
+            | Reply::Task(_)
+            | Reply::Done
+            | Reply::Schedule(_)
+            | Reply::Promises { .. }
+            | Reply::Tasks { .. }
+            | Reply::Schedules { .. }
+            | Reply::Ticked
+            | Reply::Snap(_)
+            | Reply::Refused(_) => {}
+        }
+    }
+
     /// The protocol status, which is also the HTTP status.
     pub fn status(&self) -> u16 {
         match self {

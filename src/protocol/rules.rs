@@ -3,22 +3,10 @@
 use super::address::{Address, Rules};
 use super::cron::Cron;
 use super::record::{Millis, Tags, ValueParts, parse_delay, tag};
+use super::template;
 
 /// Longest id that a schedule may make.
 const PROMISE_ID_BYTES_MAX: usize = 64 * 1024;
-/// Digits of the latest instant.
-const INSTANT_DIGITS_MAX: usize = 19;
-
-/// The bytes that a schedule's template becomes at most.
-fn substituted_bytes_max(template: &str, schedule_id: &str) -> usize {
-    let (id, instant) = ("{{.id}}", "{{.timestamp}}");
-    let ids = template.matches(id).count();
-    let instants = template.matches(instant).count();
-    let literal = template.len() - ids * id.len() - instants * instant.len();
-    literal
-        .saturating_add(ids.saturating_mul(schedule_id.len()))
-        .saturating_add(instants.saturating_mul(INSTANT_DIGITS_MAX))
-}
 
 /// The violations found in one request, in the order of its fields.
 #[derive(Debug)]
@@ -216,7 +204,7 @@ impl<'c> Violations<'c> {
         self.text("Promise ID template", template);
         let key_bytes_max = self.key_bytes_max.unwrap_or(usize::MAX);
         let bytes_max = PROMISE_ID_BYTES_MAX.min(key_bytes_max);
-        if substituted_bytes_max(template, schedule_id) > bytes_max {
+        if template::bytes_max(template, schedule_id) > bytes_max {
             self.push(format!(
                 "Promise ID template must make ids of at most {bytes_max} bytes"
             ));

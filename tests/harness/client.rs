@@ -139,11 +139,22 @@ impl fmt::Display for Response {
     }
 }
 
-/// A client, with the `now` its requests carry.
+/// Where a client says who it is (protocol §3), and by which token.
+#[derive(Clone, Copy, Debug)]
+pub enum Credentials<'a> {
+    None,
+    /// In `head.auth`.
+    Head(&'a str),
+    /// In the header `Authorization`.
+    Header(&'a str),
+}
+
+/// A client, with the `now` and the token its requests carry.
 #[derive(Clone, Copy)]
 pub struct Client<'a> {
     server: &'a Server,
     now: Option<i64>,
+    credentials: Credentials<'a>,
 }
 
 impl Server {
@@ -152,6 +163,7 @@ impl Server {
         Client {
             server: self,
             now: Some(now),
+            credentials: Credentials::None,
         }
     }
 
@@ -160,6 +172,7 @@ impl Server {
         Client {
             server: self,
             now: None,
+            credentials: Credentials::None,
         }
     }
 
@@ -181,7 +194,14 @@ impl Server {
     /// Posts any bytes; the response must be an envelope all the same.
     #[track_caller]
     pub fn post(&self, body: &[u8]) -> Response {
-        let reply = self.request("POST", "/", &[("content-type", "application/json")], body);
+        self.post_with(&[], body)
+    }
+
+    /// Same, with more headers.
+    #[track_caller]
+    pub fn post_with(&self, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        let headers = [&[("content-type", "application/json")], headers].concat();
+        let reply = self.request("POST", "/", &headers, body);
         Response::read(body, &reply)
     }
 }
@@ -191,6 +211,14 @@ impl Server {
     reason = "`json!` at every call reads better without a borrow"
 )]
 impl<'a> Client<'a> {
+    /// The same client, that says who it is.
+    pub fn with(self, credentials: Credentials<'a>) -> Client<'a> {
+        Client {
+            credentials,
+            ..self
+        }
+    }
+
     /// Sends a well-formed envelope and checks that the response belongs to it.
     #[track_caller]
     pub fn call(&self, kind: &str, data: Value) -> Response {
@@ -200,13 +228,20 @@ impl<'a> Client<'a> {
         if let Some(now) = self.now {
             head["resonate:debug_time"] = json!(now);
         }
+        let mut bearer = None;
+        match self.credentials {
+            Credentials::None => {}
+            Credentials::Head(token) => head["auth"] = json!(token),
+            Credentials::Header(token) => bearer = Some(format!("Bearer {token}")),
+        }
+        let headers: Vec<(&str, &str)> = bearer.iter().map(|b| ("authorization", &**b)).collect();
         let body = json!({"kind": kind, "head": head, "data": data}).to_string();
         let response = match kind {
             // The debug switch, and what is on its way, are each node's own.
             "debug.start" | "debug.stop" | "debug.reset" | "debug.snap" => {
-                join(self.server.post_to_every_node(body.as_bytes()))
+                join(self.server.post_to_every_node(&headers, body.as_bytes()))
             }
-            _ => self.server.post(body.as_bytes()),
+            _ => self.server.post_with(&headers, body.as_bytes()),
         };
         assert!(
             response.kind == kind && response.corr_id == corr_id,

@@ -296,7 +296,7 @@ fn base64_url(bytes: &[u8]) -> String {
 }
 
 /// Serves on a thread of its own, which ends with the process.
-fn serve(router: Router) -> SocketAddr {
+pub fn serve(router: Router) -> SocketAddr {
     let (found, address) = mpsc::channel();
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()

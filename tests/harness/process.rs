@@ -12,6 +12,7 @@ use super::server::lock;
 /// How a process is told to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
+    Hup,
     Term,
     Kill,
 }
@@ -49,6 +50,7 @@ impl Process {
     /// Sends a signal without waiting for its effect.
     pub fn signal(&self, signal: Signal) {
         let name = match signal {
+            Signal::Hup => "HUP",
             Signal::Term => "TERM",
             Signal::Kill => "KILL",
         };

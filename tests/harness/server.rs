@@ -210,15 +210,15 @@ impl Server {
 
     /// Posts the same to every node, past the proxy: what they answered, in their order.
     #[track_caller]
-    pub fn post_to_every_node(&self, body: &[u8]) -> Vec<Response> {
+    pub fn post_to_every_node(&self, headers: &[(&str, &str)], body: &[u8]) -> Vec<Response> {
         if self.proxy.is_none() {
-            return vec![self.post(body)];
+            return vec![self.post_with(headers, body)];
         }
         let nodes = self.nodes.iter();
         nodes
             .map(|node| {
                 let reply = Connection::open(node.addr)
-                    .and_then(|mut connection| connection.exchange("POST", "/", &[], body))
+                    .and_then(|mut connection| connection.exchange("POST", "/", headers, body))
                     .expect("the node answers");
                 Response::read(body, &reply)
             })

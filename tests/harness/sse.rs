@@ -30,11 +30,31 @@ impl Stream {
         stream
     }
 
+    /// Same, by a token.
+    #[track_caller]
+    pub fn open_with(server: &Server, group: &str, id: &str, token: &str) -> Stream {
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", &*bearer)];
+        let stream = Stream::connect_with(server.addr(), group, id, &headers);
+        let stream = stream.expect("the server accepts, and answers at once");
+        assert_eq!(stream.head.status, 200, "{:?}", stream.head);
+        stream
+    }
+
     /// Same, of a server that may be gone, or about to.
     pub fn connect(addr: SocketAddr, group: &str, id: &str) -> io::Result<Stream> {
+        Stream::connect_with(addr, group, id, &[])
+    }
+
+    fn connect_with(
+        addr: SocketAddr,
+        group: &str,
+        id: &str,
+        headers: &[(&str, &str)],
+    ) -> io::Result<Stream> {
         let mut connection = Connection::open(addr)?;
         let path = format!("/poll/{group}/{id}");
-        let headers = [("accept", "text/event-stream")];
+        let headers = [&[("accept", "text/event-stream")], headers].concat();
         connection.write(&encode("GET", &path, &headers, b""))?;
         let head = connection.read_head()?;
         let socket = connection.socket().try_clone()?;

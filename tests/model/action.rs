@@ -139,6 +139,8 @@ pub enum Action {
     Heartbeat(usize, Vec<Claim>),
     /// A heartbeat of the process that holds the task.
     HeartbeatOfHolder(Claim),
+    /// A heartbeat without a list, of a process that may only name ids that begin like one of the list.
+    HeartbeatWithin(usize, usize),
     Suspend(Claim, Vec<Pick>),
     Fulfill(Claim, Verdict, bool),
     Release(Claim),
@@ -287,6 +289,7 @@ fn task_action() -> impl Strategy<Value = Action> {
             .prop_map(|(c, id, v, b)| Action::FenceSettle(c, id, v, b)),
         2 => (0..PIDS.len(), beats).prop_map(|(p, c)| Action::Heartbeat(p, c)),
         1 => held().prop_map(Action::HeartbeatOfHolder),
+        1 => (0..PIDS.len(), 0..IDS.len()).prop_map(|(p, id)| Action::HeartbeatWithin(p, id)),
         8 => (held(), awaited).prop_map(|(c, a)| Action::Suspend(c, a)),
         2 => fulfil.prop_map(|(c, v, b)| Action::Fulfill(c, v, b)),
         2 => held().prop_map(Action::Release),

@@ -96,6 +96,7 @@ const ROWS: &[&str] = &[
     "task.fence 6: settle",
     "task.heartbeat: all of none",
     "task.heartbeat: all but the dead",
+    "task.heartbeat: all but those outside",
     "task.heartbeat: all",
     "task.heartbeat: not named for ten leases",
     "task.heartbeat: version",

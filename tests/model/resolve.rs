@@ -7,8 +7,8 @@ use resonate::machine::object::{Object, Task};
 use resonate::machine::{Input, Step};
 use resonate::protocol::operation::{
     Command, FenceAction, PromiseCreate, PromiseSearch, PromiseSettle, Query, ScheduleCreate,
-    ScheduleSearch, TaskAcquire, TaskCreate, TaskFence, TaskFulfill, TaskRef, TaskSearch,
-    TaskSuspend,
+    ScheduleSearch, TaskAcquire, TaskCreate, TaskFence, TaskFulfill, TaskHeartbeat, TaskRef,
+    TaskSearch, TaskSuspend,
 };
 use resonate::protocol::record::{
     Id, Millis, PromiseState, Tags, TaskState, Value, ValueParts, Verdict,
@@ -135,17 +135,24 @@ impl World {
                     action: FenceAction::Settle(settle(id, *verdict, *has_value)),
                 })
             }
-            Action::Heartbeat(pid, claims) => Command::TaskHeartbeat {
+            Action::Heartbeat(pid, claims) => Command::TaskHeartbeat(TaskHeartbeat {
                 pid: PIDS[*pid].into(),
                 tasks: claims.iter().map(|claim| self.claim(*claim)).collect(),
-            },
+                within: None,
+            }),
+            Action::HeartbeatWithin(pid, prefix) => Command::TaskHeartbeat(TaskHeartbeat {
+                pid: PIDS[*pid].into(),
+                tasks: Vec::new(),
+                within: Some(IDS[*prefix].into()),
+            }),
             Action::HeartbeatOfHolder(claim) => {
                 let task = self.claim(*claim);
                 let held = self.objects.get(&task.id).and_then(|o| o.task.as_ref());
-                Command::TaskHeartbeat {
+                Command::TaskHeartbeat(TaskHeartbeat {
                     pid: held?.pid.clone()?,
                     tasks: vec![task],
-                }
+                    within: None,
+                })
             }
             Action::Suspend(claim, awaited) => {
                 let task = self.claim(*claim);

@@ -228,7 +228,7 @@ pub fn repeats(world: &World, input: &Input, reply: &Reply) -> Outcome<()> {
                 | Command::PromiseSettle(_)
                 | Command::PromiseRegisterCallback { .. }
                 | Command::PromiseRegisterListener { .. }
-                | Command::TaskHeartbeat { .. }
+                | Command::TaskHeartbeat(_)
                 | Command::TaskHalt { .. }
                 | Command::ScheduleCreate(_)
         ),

@@ -4,6 +4,7 @@ Nothing in here knows a scenario or an SDK. Waiting is always polling an observa
 the one exception is `Stage.let_pass`, for scenarios whose very condition is that time goes by.
 """
 
+import base64
 import json
 import os
 import re
@@ -199,6 +200,29 @@ def stop_all():
         process.kill()
 
 
+def sign_tokens(folder):
+    """Makes a key, and answers the file of its public half and what signs tokens with the other."""
+    private, public = folder / "private.pem", folder / "public.pem"
+    openssl("genpkey", "-algorithm", "RSA", "-out", private)
+    openssl("pkey", "-in", private, "-pubout", "-out", public)
+
+    def encoded(data):
+        return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+    def sign(**claims):
+        claims = {"exp": int(time.time()) + 3600, **claims}
+        message = b".".join(encoded(json.dumps(part).encode()) for part in ({"alg": "RS256"}, claims))
+        signature = openssl("dgst", "-sha256", "-sign", private, stdin=message)
+        return (message + b"." + encoded(signature)).decode()
+
+    return public, sign
+
+
+def openssl(*arguments, stdin=b""):
+    command = ["openssl", *map(str, arguments)]
+    return subprocess.run(command, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
+
+
 class Storage:
     """Where a server keeps what it is told: a SQLite file, or a PostgreSQL database, which the server migrates."""
 
@@ -332,9 +356,10 @@ class Server:
     def request(self, kind, data):
         """One protocol request: (status, data)."""
         envelope = {"kind": kind, "head": {"corrId": "runner", "version": "2026-04-01"}, "data": data}
-        request = urllib.request.Request(
-            f"{self.url}/", json.dumps(envelope).encode(), {"content-type": "application/json"}
-        )
+        headers = {"content-type": "application/json"}
+        if self.stage.admin_token:
+            headers["authorization"] = f"Bearer {self.stage.admin_token}"
+        request = urllib.request.Request(f"{self.url}/", json.dumps(envelope).encode(), headers)
         try:
             with urllib.request.urlopen(request, timeout=10) as response:
                 answer = json.load(response)
@@ -453,9 +478,16 @@ class Call:
 class Stage:
     """One run of one scenario: its directory, its server, and every process it started."""
 
-    def __init__(self, adapter, server_binary, server_args=(), store="sqlite"):
+    def __init__(self, adapter, server_binary, server_args=(), store="sqlite", prefix=None):
         self.adapter = adapter
         self.dir = Path(tempfile.mkdtemp(prefix="resonate-sdk-"))
+        self.sdk_env = dict(adapter.env)
+        self.admin_token = None
+        if prefix is not None:
+            public, sign = sign_tokens(self.dir)
+            server_args = [*server_args, "--auth-publickey", public]
+            self.sdk_env["RESONATE_TOKEN"] = sign(prefix=prefix)
+            self.admin_token = sign(role="admin")
         self.processes = []
         self.workers = []
         self.notes = []
@@ -478,7 +510,7 @@ class Stage:
         argv = [self.adapter.program("worker"), "--url", self.server.url, "--group", group, "--log", log.path]
         argv += ["--ttl", ttl_ms] if ttl_ms else []
         argv += ["--pid", pid] if pid else []
-        process = self.spawn(f"worker {number} ({group})", argv, self.adapter.env)
+        process = self.spawn(f"worker {number} ({group})", argv, self.sdk_env)
         worker = Worker(process, log, group)
         self.workers.append(worker)
         return worker
@@ -493,7 +525,7 @@ class Stage:
         process = self.spawn(
             f"client {self.calls} ({shorten(text)})",
             argv + ["-" if by_stdin else text],
-            self.adapter.env,
+            self.sdk_env,
             text if by_stdin else None,
         )
         return Call(process, command)

@@ -98,7 +98,8 @@ class Report:
 
 def run_job(job, options, report):
     name = f"{job.adapter.name} {job.scenario.name}"
-    stage = Stage(job.adapter, options.server_bin, job.scenario.server_args, options.store)
+    scenario = job.scenario
+    stage = Stage(job.adapter, options.server_bin, scenario.server_args, options.store, scenario.prefix)
     started = time.monotonic()
     outcome, notes, details = "PASS", stage.notes, []
     try:

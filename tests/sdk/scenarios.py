@@ -26,6 +26,8 @@ class Scenario:
     timed: bool
     long: bool
     server_args: tuple
+    # If the server asks for tokens: what the ids must begin with that those of the SDKs allow.
+    prefix: str | None
 
     @property
     def summary(self):
@@ -35,9 +37,9 @@ class Scenario:
 SCENARIOS = {}
 
 
-def scenario(timed=False, long=False, server_args=()):
+def scenario(timed=False, long=False, server_args=(), prefix=None):
     def register(body):
-        SCENARIOS[body.__name__] = Scenario(body.__name__, body, timed, long, tuple(server_args))
+        SCENARIOS[body.__name__] = Scenario(body.__name__, body, timed, long, tuple(server_args), prefix)
         return body
 
     return register
@@ -59,6 +61,17 @@ def hello_rpc(stage):
     stage.worker()
     check_equal(stage.rpc("hello-rpc", "hello", "world"), "hello world", "result")
     stage.check_executed_once_each("hello", ["world"])
+
+
+# The adapters' own probes have ids that begin with `sdk-`.
+@scenario(prefix="sdk-")
+def token_with_a_prefix(stage):
+    """With a token, an SDK works on a server that asks for one, as long as its ids begin as the token says."""
+    stage.worker()
+    check_equal(stage.rpc("sdk-hello", "hello", "world"), "hello world", "result of a call")
+    check_equal(stage.run("sdk-run", "hello", "you"), "hello you", "result in the caller's process")
+    check_equal(stage.rpc("sdk-fanout", "fanout_rpc", 3, "workers"), 5, "result of a workflow")
+    check_equal(stage.rpc("sdk-nap", "nap", 200), "rested", "result of a sleep")
 
 
 @scenario()

@@ -3,7 +3,8 @@
 use super::*;
 
 /// The settings that must be at least 1.
-const AT_LEAST_ONE: [&str; 23] = [
+const AT_LEAST_ONE: [&str; 24] = [
+    "auth.refresh_interval",
     "messages.batch_size",
     "messages.poll_interval",
     "messages.unblock_ttl",
@@ -44,7 +45,7 @@ fn every_integer_is_in_the_table_of_this_test() {
 
 #[test]
 fn integers_that_must_be_at_least_one_say_so_whatever_their_source() {
-    for key in &AT_LEAST_ONE[..21] {
+    for key in &AT_LEAST_ONE[..22] {
         let flag = keys::flag(key);
         for n in [0_i64, -5] {
             let sentence = format!("{key} must be at least 1 (got {n})");

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::*;
 
+mod auth;
 mod errors;
 mod layers;
 mod postgres;

@@ -60,6 +60,9 @@ fn with_every_key_set_it_still_gives_the_defaults() {
     config.server.url = None;
     // There is no default database, so the reference can only show one.
     assert!(config.storage.postgres.url.take().is_some());
+    let auth = &mut config.auth;
+    assert!(auth.publickey.take().is_some() && auth.jwks.take().is_some());
+    assert!(auth.iss.take().is_some() && auth.aud.take().is_some());
     let transports = &mut config.transports;
     assert!(transports.http_push.auth.token.take().is_some());
     assert!(transports.http_push.auth.audience.take().is_some());
@@ -112,6 +115,8 @@ fn every_number_has_its_range_and_what_was_added_says_so() {
         "server.request_deadline",
         "server.max_in_flight",
         "server.max_in_flight_bytes",
+        "auth.jwks",
+        "auth.refresh_interval",
         "storage.sqlite.synchronous",
         "messages.unblock_ttl",
         "transports.bash_exec.concurrency",

@@ -80,10 +80,6 @@ fn an_ambient_otlp_endpoint_is_told_not_refused() {
 #[test]
 fn settings_that_are_not_served_are_refused_whatever_their_source() {
     for (key, value) in [
-        ("auth.publickey", "\"none\""),
-        ("auth.publickey", "\"\""),
-        ("auth.iss", "\"me\""),
-        ("auth.aud", "\"you\""),
         ("observability.otlp_endpoint", "\"collector:4317\""),
         ("legacy.rest", "true"),
     ] {

@@ -7,8 +7,8 @@ use super::data::{IdData, MapOnly, Name, SearchData, finish, invalid, read, read
 use super::promise::{CallbackData, build_create, build_settle};
 use super::{Context, Parsed};
 use crate::protocol::operation::{
-    Command, FenceAction, Query, TaskAcquire, TaskCreate, TaskFence, TaskFulfill, TaskRef,
-    TaskSearch, TaskSuspend,
+    Command, FenceAction, Query, TaskAcquire, TaskCreate, TaskFence, TaskFulfill, TaskHeartbeat,
+    TaskRef, TaskSearch, TaskSuspend,
 };
 use crate::protocol::record::{Millis, TaskState};
 use crate::protocol::rules::Violations;
@@ -173,10 +173,11 @@ pub(super) fn task_heartbeat(data: &RawValue, context: &Context) -> Parsed<Comma
         .map(|MapOnly(task)| build_task_ref(task, &mut violations))
         .collect();
     finish(violations)?;
-    Ok(Command::TaskHeartbeat {
+    Ok(Command::TaskHeartbeat(TaskHeartbeat {
         pid: pid.into(),
         tasks,
-    })
+        within: None,
+    }))
 }
 
 pub(super) fn task_suspend(data: &RawValue, context: &Context) -> Parsed<Command> {

@@ -59,7 +59,7 @@ impl Oracle {
             Command::TaskCreate(op) => self.task_create(op),
             Command::TaskAcquire(op) => self.task_acquire(op),
             Command::TaskFence(op) => self.task_fence(op),
-            Command::TaskHeartbeat { pid, tasks } => self.task_heartbeat(pid, tasks),
+            Command::TaskHeartbeat(op) => self.task_heartbeat(op),
             Command::TaskSuspend(op) => self.task_suspend(op),
             Command::TaskFulfill(op) => self.task_fulfill(op),
             Command::TaskRelease(op) => self.task_release(op),

@@ -2,7 +2,8 @@
 
 use resonate::machine::invariant::TaskRow;
 use resonate::protocol::operation::{
-    FenceAction, TaskAcquire, TaskCreate, TaskFence, TaskFulfill, TaskRef, TaskSuspend,
+    FenceAction, TaskAcquire, TaskCreate, TaskFence, TaskFulfill, TaskHeartbeat, TaskRef,
+    TaskSuspend,
 };
 use resonate::protocol::record::{Id, Millis, PromiseState, TaskState};
 use resonate::protocol::reply::{Refusal, Reply};
@@ -175,7 +176,8 @@ impl Oracle {
         }
     }
 
-    pub(super) fn task_heartbeat(&mut self, pid: &Id, tasks: &[TaskRef]) -> Reply {
+    pub(super) fn task_heartbeat(&mut self, op: &TaskHeartbeat) -> Reply {
+        let TaskHeartbeat { pid, tasks, within } = op;
         let held = |task: &&TaskRow| task.pid.as_ref() == Some(pid);
         if tasks.is_empty() {
             let all: Vec<Id> = self
@@ -185,6 +187,12 @@ impl Oracle {
                 .filter(held)
                 .map(|t| t.id.clone())
                 .collect();
+            let held = all.len();
+            let is_within = |id: &Id| within.as_ref().is_none_or(|head| id.starts_with(&**head));
+            let all: Vec<Id> = all.into_iter().filter(is_within).collect();
+            if all.len() < held {
+                self.row("task.heartbeat: all but those outside");
+            }
             let alive: Vec<Id> = all
                 .iter()
                 .filter(|id| !self.is_settled(id))

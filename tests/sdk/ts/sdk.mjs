@@ -19,7 +19,10 @@ export const codec = new Codec();
 
 /** Connects as a member of `group`, with every function registered. */
 export function connect({ url, group, pid, ttl, log }) {
-  const resonate = new Resonate({ url, group, ...(pid && { pid }), ...(ttl && { ttl: Number(ttl) }) });
+  // The SDK finds it in the environment by itself, but not for its stream.
+  const token = process.env.RESONATE_TOKEN;
+  const options = { ...(pid && { pid }), ...(ttl && { ttl: Number(ttl) }), ...(token && { token }) };
+  const resonate = new Resonate({ url, group, ...options });
   for (const [name, func] of Object.entries(functions({ group, log }))) resonate.register(name, func);
   return resonate;
 }
