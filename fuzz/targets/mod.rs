@@ -8,6 +8,7 @@ mod address;
 mod config;
 mod cron;
 mod envelope;
+mod jwt;
 mod poll;
 mod push_target;
 mod requests;
@@ -18,11 +19,12 @@ mod script;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("address", address::run),
     ("config", config::run),
     ("cron", cron::run),
     ("envelope", envelope::run),
+    ("jwt", jwt::run),
     ("poll", poll::run),
     ("push_target", push_target::run),
     ("requests", requests::run),

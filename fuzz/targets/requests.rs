@@ -94,6 +94,7 @@ impl Server {
                 engine: engine.clone(),
                 hub: hub.clone(),
                 outbox: outbox(),
+                auth: None,
                 parse: Context::default(),
                 auth: None,
                 limits: Limits::new(limits::Settings {
