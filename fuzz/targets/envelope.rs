@@ -6,7 +6,7 @@ use resonate::protocol::envelope::{self, Rejection};
 use resonate::protocol::operation::{
     Command, FenceAction, Operation, PromiseCreate, Query, ScheduleCreate,
 };
-use resonate::protocol::parse::{self, Context};
+use resonate::protocol::parse::{self, Context, Limits};
 use resonate::protocol::record::{Millis, Tags, Value};
 use resonate::protocol::reply::ErrorEnvelope;
 
@@ -19,10 +19,14 @@ pub fn run(data: &[u8]) {
         address_rules: Rules {
             default_project: Some("project".to_owned()),
         },
-        key_bytes_max: None,
+        limits: Limits::default(),
     };
     let strict = Context {
-        key_bytes_max: Some(KEY_BYTES_MAX),
+        limits: Limits {
+            id_bytes_max: KEY_BYTES_MAX,
+            address_bytes_max: KEY_BYTES_MAX,
+            ..Limits::default()
+        },
         ..Context::default()
     };
     let accepted = read(data, &relaxed);
@@ -137,9 +141,9 @@ impl Bounds<'_> {
             }
             Command::TaskHeartbeat(op) => {
                 self.id(&op.pid);
-                for task in &op.tasks {
-                    self.task(&task.id, task.version);
-                }
+                op.tasks
+                    .iter()
+                    .for_each(|task| self.task(&task.id, task.version));
             }
             Command::TaskSuspend(op) => {
                 self.task(&op.task.id, op.task.version);
@@ -209,7 +213,7 @@ impl Bounds<'_> {
 
     fn id(&self, id: &str) {
         assert!(!id.is_empty() && !id.contains('\0'));
-        assert!(id.len() <= self.0.key_bytes_max.unwrap_or(usize::MAX));
+        assert!(id.len() <= self.0.limits.id_bytes_max);
     }
 
     fn tags(&self, tags: &Tags) {

@@ -9,7 +9,7 @@ use axum::http::{Request, header};
 use resonate::driver::outbox::{self, Outbox};
 use resonate::engine::clock::Clock;
 use resonate::engine::{Engine, Hooks, Options};
-use resonate::http::{App, Limits, Rates, limits, rate, router};
+use resonate::http::{App, Limits, Rates, Readiness, Responses, limits, rate, router};
 use resonate::machine::invariant::{State, check_state};
 use resonate::machine::workspace::Message;
 use resonate::protocol::address::Rules;
@@ -96,7 +96,6 @@ impl Server {
                 outbox: outbox(),
                 auth: None,
                 parse: Context::default(),
-                auth: None,
                 limits: Limits::new(limits::Settings {
                     body_bytes_max: BODY_BYTES_MAX,
                     body_read_timeout: Duration::from_secs(8),
@@ -104,7 +103,9 @@ impl Server {
                     in_flight_max: 10,
                     in_flight_bytes_max: 1 << 20,
                 }),
+                responses: Responses::new(1 << 20),
                 rates: Rates::new(rate::Settings::default()),
+                readiness: Readiness::default(),
             }),
             &[],
         );
