@@ -226,7 +226,7 @@ fn the_default_limit_is_100() {
 
 #[test]
 fn a_search_for_very_many_tags_is_answered() {
-    let server = shared();
+    let server = Server::with(&["--limits-max-tags", "30000"]);
     let id = unique("tags");
     let count = 20_000;
     let tags = |last: &str| {

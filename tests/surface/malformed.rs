@@ -376,7 +376,7 @@ fn heads_without_end_are_refused() {
     for (request, status) in [
         (format!("{start}{many}\r\n"), 431),
         (format!("{start}x: {}\r\n\r\n", "y".repeat(1_000_000)), 431),
-        (path, 414),
+        (path, 431),
         (format!("{start}x: a\0b\r\n\r\n"), 400),
         ("GET /health\r\n\r\n".to_owned(), 400),
         ("GET /health HTTP/3.0\r\nhost: x\r\n\r\n".to_owned(), 400),
