@@ -156,11 +156,12 @@ fn seconds(date: &Value) -> Option<f64> {
     date.as_f64()
 }
 
-/// A JSON object in base64url; serde would read a struct from an array too.
+/// A JSON object in base64url. Serde alone would read a struct from an array too, and pass over whatever is
+/// wrong in members that nobody asks for.
 fn object<T: DeserializeOwned>(part: &str) -> Option<T> {
     let json = decoded(part)?;
-    let is_object = json.trim_ascii_start().starts_with(b"{");
-    is_object.then(|| serde_json::from_slice(&json).ok())?
+    let whole: Value = serde_json::from_slice(&json).ok()?;
+    whole.is_object().then(|| serde_json::from_slice(&json).ok())?
 }
 
 fn decoded(part: &str) -> Option<Vec<u8>> {
