@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check model crash deliveries chaos database-restarts postgres cluster sdk-long fuzz deny bench bench-postgres hostile
+.PHONY: help run test check model crash power deliveries chaos database-restarts postgres cluster sdk-long soak fuzz deny bench bench-postgres hostile
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' Makefile
@@ -18,6 +18,9 @@ model: ## A million steps of random histories through the machine
 
 crash: ## Fifty rounds of kill -9 under load
 	RESONATE_CRASH_ROUNDS=50 cargo test --locked --test main crash:: -- --nocapture
+
+power: ## A hundred power cuts under load, with what was not synced lost, torn or kept
+	RESONATE_POWER_ROUNDS=100 cargo test --locked --test main power:: -- --nocapture
 
 deliveries: ## Hundreds of kill -9 while thousands of listeners wait
 	RESONATE_DELIVERIES_WAVES=20 cargo test --locked --test main deliveries:: -- --nocapture
@@ -38,6 +41,10 @@ postgres cluster:
 	RESONATE_TEST_STORE=$@ RESONATE_TEST_HAPROXY=$$(python3 tests/programs.py haproxy) python3 tests/postgres.py run -- \
 		cargo test --locked --no-fail-fast --test main -- protocol:: surface:: storage::
 	python3 tests/postgres.py run -- python3 tests/sdk/run.py --store $@
+
+soak: ## Half an hour of mixed traffic of all SDKs, with restarts: does anything grow that should not?
+	cargo build --release --locked
+	RESONATE_BIN=target/release/resonate python3 tests/sdk/soak.py
 
 sdk-long: ## The SDKs, with the scenarios that take minutes
 	cargo build --locked

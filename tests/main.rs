@@ -13,6 +13,8 @@
 mod harness {
     pub mod client;
     pub mod database;
+    #[cfg(target_os = "linux")]
+    pub mod disk;
     pub mod google;
     pub mod http;
     pub mod issuer;
@@ -82,8 +84,13 @@ mod storage {
     mod crash;
     mod database;
     mod deliveries;
+    #[cfg(target_os = "linux")]
+    mod faults;
+    #[cfg(target_os = "linux")]
+    mod power;
     mod schema;
     pub mod workflow;
+    mod writers;
 }
 
 mod surface {

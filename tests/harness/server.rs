@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use super::client::Response;
 use super::database::Database;
+#[cfg(target_os = "linux")]
+use super::disk::Disk;
 use super::http::{Connection, DEADLINE, Reply};
 use super::process::{Process, Signal};
 use super::proxy::Proxy;
@@ -107,6 +109,14 @@ impl Server {
     /// Starts a server on a SQLite file that is there already.
     pub fn on_file(path: &Path, extra: &[&str]) -> Server {
         let home = Home::of(Storage::File(path.to_owned()));
+        Server::launch(Arc::new(home), owned(extra))
+    }
+
+    /// Starts a server on a SQLite database that is on this disk.
+    #[cfg(target_os = "linux")]
+    pub fn on_disk(disk: &Disk, extra: &[&str]) -> Server {
+        let mut home = Home::of(Storage::File(disk.database()));
+        home.env = disk.env();
         Server::launch(Arc::new(home), owned(extra))
     }
 

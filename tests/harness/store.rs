@@ -30,6 +30,15 @@ pub fn forgets_on_restart() -> bool {
     forgets
 }
 
+/// Whether a test of SQLite files is to run: once, with the tests on those. Says so if not.
+pub fn is_on_files() -> bool {
+    let is_on_files = store() == Store::Sqlite;
+    if !is_on_files {
+        eprintln!("SKIPPED: runs with the tests on SQLite files");
+    }
+    is_on_files
+}
+
 /// How long an id or an address may be: by `limits.max_id_length`, or as the store has it.
 pub fn key_bytes_max() -> usize {
     match store() {

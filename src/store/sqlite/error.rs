@@ -1,5 +1,7 @@
 //! Which of the seam's errors a failure of SQLite is.
 
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::Path;
 
 use sqlx::migrate::MigrateError;
@@ -18,6 +20,9 @@ mod code {
     pub const CANTOPEN: i64 = 14;
     pub const NOTADB: i64 = 26;
 }
+
+/// A page: what SQLite writes at least.
+const PROBE_BYTES: usize = 4096;
 
 /// The primary result code, if SQLite itself failed.
 fn primary_code(error: &sqlx::Error) -> Option<i64> {
@@ -50,8 +55,8 @@ pub fn classify(error: &sqlx::Error) -> Error {
 }
 
 /// Explains a failure at start.
-pub fn explain_open(error: &sqlx::Error, path: &Path) -> Error {
-    let path = path.display();
+pub fn explain_open(error: &sqlx::Error, named: &Path) -> Error {
+    let path = named.display();
     match primary_code(error) {
         Some(code::NOTADB) => Error::Unusable(format!("{path} is not an SQLite database")),
         Some(code::CORRUPT) => Error::Unusable(format!("the database {path} is damaged: {error}")),
@@ -59,8 +64,26 @@ pub fn explain_open(error: &sqlx::Error, path: &Path) -> Error {
         Some(code::BUSY | code::LOCKED) => Error::Unavailable(format!(
             "the database {path} is locked by another program: {error}"
         )),
+        Some(code::IOERR | code::FULL) => {
+            let reason =
+                refusal_to_write(named).map_or_else(|| error.to_string(), |e| e.to_string());
+            Error::Unusable(format!("cannot open the database {path}: {reason}"))
+        }
         _ => Error::Unusable(format!("cannot open the database {path}: {error}")),
     }
+}
+
+/// Why nothing can be written beside the database. SQLite says that something failed; the system says what.
+fn refusal_to_write(database: &Path) -> Option<io::Error> {
+    let mut probe = database.as_os_str().to_owned();
+    probe.push(".probe");
+    let written = File::create(&probe).and_then(|mut file| {
+        file.write_all(&[0; PROBE_BYTES])?;
+        file.sync_all()
+    });
+    // There may be none.
+    let _ = fs::remove_file(&probe);
+    written.err()
 }
 
 /// Explains a failure to bring the schema up to date.
