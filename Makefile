@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check model crash chaos database-restarts postgres cluster sdk-long bench bench-postgres
+.PHONY: help run test check model crash chaos database-restarts postgres cluster sdk-long docs bench bench-postgres
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,9 @@ postgres cluster:
 sdk-long: ## The SDKs, with the scenarios that take minutes
 	cargo build --locked
 	python3 tests/sdk/run.py --long
+
+docs: ## Write docs/cli.md from what the program says
+	RESONATE_REWRITE_DOCS=1 cargo test --locked --test main cli::docs::
 
 bench: ## Load a release build; one line per workload
 	benches/run.sh

@@ -12,9 +12,11 @@
 //! | [`driver`] | timers and the outbox |
 //! | [`transport`] | ways out: poll streams, HTTP push |
 //! | [`http`] | the HTTP surface |
+//! | [`client`] | the public API, from the other side: what `cli` speaks to a server with |
 //! | [`config`], [`cli`], [`telemetry`] | settings, command line, logs |
 
 pub mod cli;
+pub mod client;
 pub mod cluster;
 pub mod config;
 pub mod driver;

@@ -6,6 +6,7 @@
 //! ```
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,12 +40,13 @@ mod transports;
 const PEER_SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Runs the server until `stop` is ready, and then until everything in flight has come to its end or
-/// `server.shutdown_timeout` has passed.
+/// `server.shutdown_timeout` has passed. `listening` is told the address once there is one.
 ///
 /// # Errors
 /// When it cannot start: the address is taken, the storage unusable.
 pub async fn run(
     config: Config,
+    listening: impl FnOnce(&Config, SocketAddr),
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let server = &config.server;
@@ -91,6 +93,7 @@ pub async fn run(
         ));
     }
     log_start(&config, address);
+    listening(&config, address);
     serve_until(listener, router, hub, grace, stop).await?;
 
     tasks.shutdown().await;
@@ -244,7 +247,7 @@ fn app(config: &Config, engine: Arc<Engine>, hub: Hub, outbox: Arc<Outbox>) -> A
     })
 }
 
-fn log_start(config: &Config, address: std::net::SocketAddr) {
+fn log_start(config: &Config, address: SocketAddr) {
     let storage = match config.storage.backend {
         Backend::Sqlite if config.storage.sqlite.is_memory() => "memory",
         Backend::Sqlite => "sqlite",

@@ -1,5 +1,6 @@
 //! All integration tests, in one binary: that keeps link time flat.
 //!
+//! - `cli`: the command line, against the real server, in pipes and on terminals.
 //! - `protocol`, `surface`, `storage`: the real server, spoken to over HTTP as workers and clients do.
 //! - `cluster`: several real servers on one database, which die, and whose database dies.
 //! - `model`: random histories through the state machine and the stores, against an oracle.
@@ -11,6 +12,7 @@
 
 mod harness {
     pub mod client;
+    pub mod command;
     pub mod database;
     pub mod google;
     pub mod http;
@@ -24,6 +26,19 @@ mod harness {
     pub mod snap;
     pub mod sse;
     pub mod store;
+    pub mod terminal;
+}
+
+mod cli {
+    mod connection;
+    mod docs;
+    mod failures;
+    mod fake;
+    mod requests;
+    mod terminal;
+    pub mod tree;
+    mod wait;
+    pub mod worker;
 }
 
 mod cluster {
@@ -106,6 +121,7 @@ fn no_file_is_forgotten() {
     };
     for (folder, listed) in [
         ("harness", block("harness")),
+        ("cli", block("cli")),
         ("cluster", block("cluster")),
         ("protocol", block("protocol")),
         ("storage", block("storage")),

@@ -8,7 +8,7 @@ const LINES_MAX: usize = 600;
 
 /// Which modules a module may import; `serve`, which wires everything together, may import all.
 /// `machine` and `store` share types: what a batch needs and changes, and the objects.
-const IMPORTS: [(&str, &[&str]); 11] = [
+const IMPORTS: [(&str, &[&str]); 12] = [
     ("protocol", &[]),
     ("machine", &["protocol", "store"]),
     ("store", &["protocol", "machine"]),
@@ -33,7 +33,8 @@ const IMPORTS: [(&str, &[&str]); 11] = [
     ),
     ("telemetry", &["protocol"]),
     ("config", &["telemetry"]),
-    ("cli", &["config", "telemetry"]),
+    ("client", &["protocol"]),
+    ("cli", &["protocol", "config", "telemetry", "client"]),
 ];
 
 /// What would bring I/O, a clock or chance into the core.

@@ -12,6 +12,7 @@ use super::server::lock;
 /// How a process is told to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
+    Interrupt,
     Term,
     Kill,
 }
@@ -48,15 +49,7 @@ impl Process {
 
     /// Sends a signal without waiting for its effect.
     pub fn signal(&self, signal: Signal) {
-        let name = match signal {
-            Signal::Term => "TERM",
-            Signal::Kill => "KILL",
-        };
-        let status = Command::new("sh")
-            .args(["-c", &format!("kill -{name} {}", self.child.id())])
-            .status()
-            .expect("a shell runs");
-        assert!(status.success(), "no process to signal");
+        send(signal, self.child.id());
     }
 
     /// Waits for it to end by itself; its exit code, none when a signal ended it.
@@ -76,6 +69,20 @@ impl Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Sends a signal to a process that a test started.
+pub fn send(signal: Signal, process: u32) {
+    let name = match signal {
+        Signal::Interrupt => "INT",
+        Signal::Term => "TERM",
+        Signal::Kill => "KILL",
+    };
+    let status = Command::new("sh")
+        .args(["-c", &format!("kill -{name} {process}")])
+        .status()
+        .expect("a shell runs");
+    assert!(status.success(), "no process to signal");
 }
 
 impl Drop for Process {

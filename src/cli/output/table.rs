@@ -1,0 +1,131 @@
+//! Tables: what `search` prints on a terminal.
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
+use console::Term;
+
+use super::{clean_line, dim, payload, time};
+use crate::protocol::record::{
+    Millis, NEVER, Promise, PromiseState, Schedule, TaskRecord, TaskState,
+};
+
+pub(super) fn promises(promises: &[Promise], now: Millis) -> String {
+    let rows = promises.iter().map(|promise| {
+        let timeout = match promise.settled_at {
+            None => time::relative(promise.timeout_at, now),
+            Some(_) => String::new(),
+        };
+        let took = promise
+            .settled_at
+            .map(|at| time::span(at.saturating_sub(promise.created_at)));
+        vec![
+            text(&promise.id),
+            text(promise.state.as_str()).fg(promise_color(promise.state)),
+            text(&time::relative(promise.created_at, now)),
+            text(&took.unwrap_or_default()),
+            text(&timeout),
+            text(&payload::function(&promise.param).unwrap_or_default()),
+            text(promise.tags.target().unwrap_or_default()),
+        ]
+    });
+    let header = [
+        "ID", "STATE", "CREATED", "TOOK", "TIMEOUT", "FUNCTION", "TARGET",
+    ];
+    table("promises", &header, rows.collect())
+}
+
+pub(super) fn tasks(tasks: &[TaskRecord]) -> String {
+    let rows = tasks.iter().map(|task| {
+        vec![
+            text(&task.id),
+            text(task.state.as_str()).fg(task_color(task.state)),
+            text(&task.version.to_string()),
+            text(&task.resumes.to_string()),
+            text(task.pid.as_deref().unwrap_or_default()),
+            text(&task.ttl.map(time::span).unwrap_or_default()),
+        ]
+    });
+    let header = ["ID", "STATE", "VERSION", "RESUMES", "PID", "TTL"];
+    table("tasks", &header, rows.collect())
+}
+
+pub(super) fn schedules(schedules: &[Schedule], now: Millis) -> String {
+    let rows = schedules.iter().map(|schedule| {
+        let next = match schedule.next_run_at {
+            NEVER => "never".to_owned(),
+            at => time::relative(at, now),
+        };
+        let last = schedule.last_run_at.map(|at| time::relative(at, now));
+        vec![
+            text(&schedule.id),
+            text(&schedule.cron).fg(Color::DarkCyan),
+            text(&next),
+            text(&last.unwrap_or_default()),
+            text(&schedule.promise_id),
+            text(schedule.promise_tags.target().unwrap_or_default()),
+        ]
+    });
+    let header = ["ID", "CRON", "NEXT", "LAST", "PROMISES", "TARGET"];
+    table("schedules", &header, rows.collect())
+}
+
+fn text(text: &str) -> Cell {
+    Cell::new(clean_line(text))
+}
+
+/// Aligned, without lines, as wide as the terminal at most; columns that hold nothing are left out.
+fn table(what: &str, header: &[&str], rows: Vec<Vec<Cell>>) -> String {
+    if rows.is_empty() {
+        return dim(format!("No {what}.")).to_string();
+    }
+    let is_used = |column: usize| rows.iter().any(|row| !row[column].content().is_empty());
+    let used: Vec<bool> = (0..header.len()).map(is_used).collect();
+    let mut table = Table::new();
+    table
+        .load_style(NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic);
+    // It would look at standard output by itself, but knows of neither NO_COLOR nor TERM.
+    table.force_no_tty();
+    if console::colors_enabled() {
+        table.enforce_styling();
+    }
+    if let Some((_, width)) = Term::stdout().size_checked() {
+        table.set_width(width);
+    }
+    let header = header
+        .iter()
+        .map(|name| Cell::new(name).add_attribute(Attribute::Dim));
+    table.set_header(keep(header, &used));
+    for row in rows {
+        table.add_row(keep(row.into_iter(), &used));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt()
+}
+
+fn keep(cells: impl Iterator<Item = Cell>, used: &[bool]) -> Vec<Cell> {
+    let cells = cells.zip(used);
+    cells.filter_map(|(cell, is)| is.then_some(cell)).collect()
+}
+
+fn promise_color(state: PromiseState) -> Color {
+    match state {
+        PromiseState::Pending => Color::DarkYellow,
+        PromiseState::Resolved => Color::DarkGreen,
+        PromiseState::Rejected
+        | PromiseState::RejectedCanceled
+        | PromiseState::RejectedTimedout => Color::DarkRed,
+    }
+}
+
+fn task_color(state: TaskState) -> Color {
+    match state {
+        TaskState::Pending => Color::DarkYellow,
+        TaskState::Acquired => Color::DarkCyan,
+        TaskState::Suspended => Color::DarkBlue,
+        TaskState::Halted => Color::DarkRed,
+        TaskState::Fulfilled => Color::DarkGreen,
+    }
+}

@@ -1,0 +1,180 @@
+//! `resonate tree` (`cli.md` §6).
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use console::{Term, style};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::graph::{Graph, Line};
+use super::output::{self, dim, time};
+use super::session::{Failure, Flags, Format, Session};
+use super::wait::INTERRUPTED;
+use crate::client::{self, Error, clock};
+use crate::protocol::record::Millis;
+
+/// A graph grows without a message: it has to be looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+#[derive(Args)]
+pub(super) struct Command {
+    /// Id of the promise at the root
+    id: String,
+    /// Show it again whenever it changes, until the root is settled
+    #[arg(short, long)]
+    watch: bool,
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+impl Command {
+    pub(super) async fn run(self, session: &Session) -> Result<ExitCode, Failure> {
+        let graph = Graph::fetch(&session.client, &self.id).await?;
+        if self.watch && !graph.is_settled() {
+            return watch(session, &graph, &self.id).await;
+        }
+        print(session, &graph)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn print(session: &Session, graph: &Graph) -> Result<(), Failure> {
+    if session.format == Some(Format::Json) {
+        let promises: Vec<_> = graph
+            .lines()
+            .into_iter()
+            .filter_map(|line| line.promise)
+            .collect();
+        let answer = json!({"promises": promises}).to_string();
+        let answer = serde_json::from_str(&answer).map_err(anyhow::Error::from)?;
+        return output::print(&output::pretty(answer)?);
+    }
+    output::print(&drawing(session, graph))
+}
+
+/// Lines as scripts know them, or with states and times for people.
+fn drawing(session: &Session, graph: &Graph) -> String {
+    if !session.is_text() {
+        return shape(graph);
+    }
+    let now = clock::now_ms();
+    let lines = graph.lines();
+    let lines: Vec<String> = lines.iter().map(|line| readable(line, now)).collect();
+    lines.join("\n")
+}
+
+fn shape(graph: &Graph) -> String {
+    let lines = graph.lines();
+    let lines = lines
+        .iter()
+        .map(|line| format!("{}{}{}", line.prefix, line.id, line.description()));
+    lines.collect::<Vec<String>>().join("\n")
+}
+
+fn readable(line: &Line, now: Millis) -> String {
+    let id = style(output::clean_line(line.id)).bold();
+    let description = output::clean_line(&line.description());
+    let prefix = dim(&line.prefix);
+    let Some(promise) = line.promise else {
+        return format!("{prefix}{id}");
+    };
+    let state = output::promise_state(promise.state).apply_to(promise.state.as_str());
+    let until = promise.settled_at.unwrap_or(now);
+    let took = time::span(until.saturating_sub(promise.created_at));
+    format!("{prefix}{id}{description}  {state} {}", dim(took))
+}
+
+/// Shows the graph until its root is settled, or, without one, all that is below. Ctrl-C leaves what
+/// was shown last.
+async fn watch(session: &Session, graph: &Graph, root: &str) -> Result<ExitCode, Failure> {
+    let mut screen = Screen::new(session);
+    screen.show(session, graph)?;
+    let settled = async {
+        match client::settled(&session.client, root, |_| {}).await {
+            Ok(_) => Ok(()),
+            Err(Error::Refused { status: 404, .. }) => std::future::pending().await,
+            Err(error) => Err(Failure::from(error)),
+        }
+    };
+    let code = tokio::select! {
+        settled = settled => settled.map(|()| ExitCode::SUCCESS),
+        _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(INTERRUPTED)),
+        looked = look(session, root, &mut screen) => looked.map(|()| ExitCode::SUCCESS),
+    }?;
+    let last = Graph::fetch(&session.client, root).await?;
+    screen.end(session, &last)?;
+    Ok(code)
+}
+
+async fn look(session: &Session, root: &str, screen: &mut Screen) -> Result<(), Failure> {
+    loop {
+        sleep(LOOK_INTERVAL).await;
+        match Graph::fetch(&session.client, root).await {
+            Ok(graph) if graph.is_settled() => return Ok(()),
+            Ok(graph) => screen.show(session, &graph)?,
+            // A server that went away comes back.
+            Err(error) if error.is_transient() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Where a graph that grows is shown.
+enum Screen {
+    /// In place.
+    Terminal(ProgressBar),
+    /// One below the other, an empty line between.
+    Log { last: Option<String> },
+    /// As JSON, once, at the end.
+    Json,
+}
+
+impl Screen {
+    fn new(session: &Session) -> Screen {
+        let stdout = Term::stdout();
+        if session.format == Some(Format::Json) {
+            return Screen::Json;
+        }
+        if !stdout.is_term() || console::is_dumb() {
+            return Screen::Log { last: None };
+        }
+        let style = ProgressStyle::with_template("{msg}");
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
+        Screen::Terminal(bar.with_style(style))
+    }
+
+    fn show(&mut self, session: &Session, graph: &Graph) -> Result<(), Failure> {
+        match self {
+            Screen::Json => Ok(()),
+            Screen::Terminal(bar) => {
+                bar.set_message(drawing(session, graph));
+                Ok(())
+            }
+            Screen::Log { last } => {
+                // Times go on, but are no news.
+                let shape = shape(graph);
+                if last.as_ref() == Some(&shape) {
+                    return Ok(());
+                }
+                let gap = if last.is_some() { "\n" } else { "" };
+                *last = Some(shape);
+                output::print(&format!("{gap}{}", drawing(session, graph)))
+            }
+        }
+    }
+
+    fn end(mut self, session: &Session, graph: &Graph) -> Result<(), Failure> {
+        match &self {
+            Screen::Json => print(session, graph),
+            Screen::Terminal(bar) => {
+                bar.finish_and_clear();
+                print(session, graph)
+            }
+            Screen::Log { .. } => self.show(session, graph),
+        }
+    }
+}
