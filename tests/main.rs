@@ -16,6 +16,7 @@ mod harness {
     pub mod database;
     pub mod google;
     pub mod http;
+    pub mod mcp;
     pub mod postgres;
     pub mod process;
     pub mod proxy;
@@ -34,6 +35,8 @@ mod cli {
     mod docs;
     mod failures;
     mod fake;
+    mod mcp;
+    mod mcp_listen;
     mod requests;
     mod terminal;
     pub mod tree;

@@ -183,3 +183,8 @@ Examples:
 
   $ mkdir -p ~/.config/fish/completions
   $ resonate completions fish > ~/.config/fish/completions/resonate.fish";
+
+pub(super) const MCP: &str = "\
+Examples:
+  What a client sends to ask whether it is there:
+  $ echo '{\"jsonrpc\": \"2.0\", \"id\": 1, \"method\": \"ping\"}' | resonate mcp";

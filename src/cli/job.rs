@@ -7,7 +7,7 @@ use clap::Subcommand;
 use console::style;
 
 use super::session::{Failure, Flags, Session, Settings};
-use super::{examples, invoke, output, promises, schedules, tasks, tree};
+use super::{RUST_LOG, examples, invoke, mcp, output, promises, schedules, tasks, tree};
 use crate::config::Environment;
 
 #[derive(Subcommand)]
@@ -34,12 +34,21 @@ pub(super) enum Command {
     /// One line for each: 🟡 pending, 🟢 resolved, 🔴 rejected, canceled or timed out.
     #[command(after_long_help = examples::TREE)]
     Tree(tree::Command),
+    /// Serves MCP clients on standard input and output
+    ///
+    /// A Model Context Protocol server with tools that create, settle, find and await promises, and run
+    /// scripts. Its client starts it, and it ends when its standard input does. It logs to standard error;
+    /// RUST_LOG says what.
+    #[command(after_long_help = examples::MCP)]
+    Mcp(mcp::Command),
 }
 
 /// A command that is ready to run.
 pub struct Job {
     command: Command,
     settings: Settings,
+    /// `RUST_LOG`.
+    rust_log: Option<String>,
 }
 
 impl Job {
@@ -51,9 +60,15 @@ impl Job {
             Command::Tasks(group) => &group.flags,
             Command::Schedules(group) => &group.flags,
             Command::Tree(tree) => &tree.flags,
+            Command::Mcp(mcp) => &mcp.flags,
         };
         let settings = Settings::new(flags.clone().or(outer), environment);
-        Job { command, settings }
+        let rust_log = environment.get(RUST_LOG).cloned();
+        Job {
+            command,
+            settings,
+            rust_log,
+        }
     }
 
     /// Does it, and explains what fails.
@@ -78,6 +93,7 @@ impl Job {
             Command::Tasks(group) => group.command.run(&session).await,
             Command::Schedules(group) => group.command.run(&session).await,
             Command::Tree(command) => command.run(&session).await,
+            Command::Mcp(_) => mcp::run(session, self.rust_log.as_deref()).await,
         }
     }
 }

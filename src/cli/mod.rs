@@ -21,6 +21,7 @@ mod graph;
 mod input;
 mod invoke;
 mod job;
+mod mcp;
 mod output;
 mod progress;
 mod promises;

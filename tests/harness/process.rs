@@ -1,7 +1,7 @@
 //! A process that a test started: what it says is kept, and it does not outlive the test.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -40,6 +40,13 @@ impl Process {
             }
         });
         Process { child, log }
+    }
+
+    /// Its standard input and output, which the command pipes.
+    pub fn pipes(&mut self) -> (ChildStdin, ChildStdout) {
+        let stdin = self.child.stdin.take().expect("stdin is piped");
+        let stdout = self.child.stdout.take().expect("stdout is piped");
+        (stdin, stdout)
     }
 
     /// Everything it has logged so far.
