@@ -4,6 +4,8 @@ use std::net::TcpListener;
 use std::sync::mpsc;
 use std::thread;
 
+use serde_json::Value;
+
 use crate::harness::http::{Connection, Reply};
 
 /// Answers one request with these bytes; its URL, and where to see what was asked.
@@ -21,6 +23,34 @@ pub fn answer(bytes: &str) -> (String, mpsc::Receiver<Reply>) {
             .expect("the client listens");
         // Not every test looks at it.
         let _ = sender.send(request);
+    });
+    (format!("http://{address}"), asked)
+}
+
+/// Answers every request whose body `answer` has something to say to, and leaves the others waiting; its URL, and
+/// the bodies of all requests.
+pub fn answer_some(answer: fn(&Value) -> Option<Value>) -> (String, mpsc::Receiver<Value>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("it has an address");
+    let (sender, asked) = mpsc::channel();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let sender = sender.clone();
+            thread::spawn(move || {
+                let mut connection = Connection::over(stream).expect("a socket can be used");
+                while let Ok(request) = connection.read_reply() {
+                    let request = serde_json::from_slice(&request.body).unwrap_or_default();
+                    let answered = answer(&request);
+                    // Not every test looks at it.
+                    let _ = sender.send(request);
+                    if let Some(body) = answered {
+                        let response = response("200 OK", &body.to_string());
+                        // A client that has gone does not mind.
+                        let _ = connection.write(response.as_bytes());
+                    }
+                }
+            });
+        }
     });
     (format!("http://{address}"), asked)
 }

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
+use super::fake;
 use crate::harness::command::{command, run};
+use crate::harness::http::DEADLINE;
 use crate::harness::mcp::Mcp;
 use crate::harness::record::member;
 use crate::harness::scripts::base64;
@@ -241,6 +243,40 @@ fn at_the_end_of_its_input_it_answers_what_it_was_asked_and_exits_0() {
     for (n, answer) in answers.iter().enumerate() {
         assert_eq!(answer["result"]["isError"], false, "{n}: {answer}");
     }
+}
+
+/// Never answers what is about the promise `slow`, nor a stream.
+fn answer_the_fast(request: &Value) -> Option<Value> {
+    let id = request["data"]["id"].as_str()?;
+    let head = json!({"corrId": "", "status": 404, "version": "2026-04-01"});
+    let answer = json!({"kind": "promise.get", "head": head, "data": id});
+    (id != "slow").then_some(answer)
+}
+
+#[test]
+fn a_call_waits_for_the_one_before_it_but_nothing_else_does() {
+    let (url, asked) = fake::answer_some(answer_the_fast);
+    let mut mcp = Mcp::with(&url, &[], &[]);
+    for (call, id) in [(1, "slow"), (2, "fast"), (3, "last")] {
+        let params = json!({"name": "promise-get", "arguments": {"id": id}});
+        mcp.send(&json!({"jsonrpc": "2.0", "id": call, "method": "tools/call", "params": params}));
+    }
+    // The other that has come is for a stream.
+    while asked.recv_timeout(DEADLINE).expect("it asks")["data"]["id"] != "slow" {}
+    mcp.send(&json!({"jsonrpc": "2.0", "id": 4, "method": "ping"}));
+    assert_eq!(mcp.read()["id"], 4);
+    // What is cancelled is not answered, and waited for no longer.
+    let params = json!({"requestId": 1});
+    mcp.send(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}));
+    for (call, id) in [(2, "fast"), (3, "last")] {
+        let content = json!([{"type": "text", "text": id}]);
+        let result = json!({"content": content, "isError": true});
+        assert_eq!(
+            mcp.read(),
+            json!({"jsonrpc": "2.0", "id": call, "result": result})
+        );
+    }
+    assert_eq!(mcp.close(), (Some(0), Vec::new()));
 }
 
 #[test]

@@ -569,3 +569,27 @@ class Stage:
         self.server.close()
         if not keep:
             shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def run_alone(name, stage, body):
+    """The run of what is no scenario; prints how it went, and a summary. Answers an exit code."""
+    started = time.monotonic()
+    outcome, details, code = "PASS", [], 0
+    try:
+        body(stage)
+    except Unsupported as why:
+        outcome, details = "SKIP", [f"    {why}"]
+    except (Failure, OSError) as failure:
+        stage.close(keep=True)
+        outcome, details, code = "FAIL", [f"    {failure}", *(f"    {line}" for line in stage.tails())], 1
+    finally:
+        stage.close()
+    print("\n".join([f"{outcome} {name} {time.monotonic() - started:.2f}s", *details]))
+    passed, failed, skipped = (int(outcome == of) for of in ("PASS", "FAIL", "SKIP"))
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    return code
+
+
+def built_server():
+    """The program under test."""
+    return Path(os.environ.get("RESONATE_BIN") or TESTS.parent / "target/debug/resonate").absolute()

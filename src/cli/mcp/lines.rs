@@ -20,7 +20,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 /// Bytes of one line; the server takes bodies of 16 MiB unless it is told otherwise.
 const LINE_BYTES_MAX: u64 = 64 << 20;
 /// Calls that have been read and not been answered. Beyond them nothing is read.
-const CALLS_MAX: usize = 64;
+const CALLS_MAX: u16 = 64;
 
 /// Standard input and output, as rmcp takes them.
 pub(super) struct Lines {
@@ -65,7 +65,7 @@ struct Order {
 impl Order {
     fn new() -> Order {
         Order {
-            places: Arc::new(Semaphore::new(CALLS_MAX)),
+            places: Arc::new(Semaphore::new(CALLS_MAX.into())),
             last: watch::channel(()).1,
         }
     }
@@ -79,6 +79,12 @@ impl Order {
             _after: Arc::new(after),
             _place: Arc::new(place),
         })
+    }
+
+    /// Waits for all calls to be done.
+    async fn end(&self) {
+        // The places are not taken away.
+        let _ = self.places.acquire_many(CALLS_MAX.into()).await;
     }
 }
 
@@ -151,7 +157,8 @@ impl Output {
     }
 }
 
-/// Reads until the end of the input, or until nobody wants to hear of it.
+/// Reads until the end of the input, or until nobody wants to hear of it. rmcp hears of the end when all calls
+/// are done: it waits for their answers, but not for long.
 async fn read(
     input: tokio::io::Stdin,
     messages: mpsc::Sender<ClientJsonRpcMessage>,
@@ -163,10 +170,10 @@ async fn read(
     loop {
         match next_line(&mut input, &mut line).await {
             Ok(true) => {}
-            Ok(false) => return,
+            Ok(false) => return order.end().await,
             Err(error) => {
                 tracing::error!(%error, "standard input cannot be read");
-                return;
+                return order.end().await;
             }
         }
         let message = match interpret(&line) {
