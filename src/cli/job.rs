@@ -26,7 +26,9 @@ pub(super) enum Command {
     /// A task is the lease under which a worker executes a promise that has a target.
     #[command(visible_alias = "task")]
     Tasks(tasks::Group),
-    /// Creates promises again and again, at times that a cron expression names
+    /// Creates, shows and deletes schedules
+    ///
+    /// A schedule creates promises again and again, as its cron expression says.
     #[command(visible_alias = "schedule")]
     Schedules(schedules::Group),
     /// Shows the calls that a promise has led to

@@ -42,15 +42,6 @@ pub(super) enum Command {
         /// Id of the promise
         id: String,
     },
-    /// Waits until a promise is settled, and prints its value
-    ///
-    /// Exits with 0 if it was resolved, with 1 if it was rejected or canceled, with 2 if it timed out.
-    /// The value is printed decoded; with --output json the promise, as the server answers it.
-    #[command(after_long_help = examples::PROMISES_AWAIT)]
-    Await {
-        /// Id of the promise
-        id: String,
-    },
     /// Resolves a promise
     #[command(after_long_help = examples::PROMISES_RESOLVE)]
     Resolve(Settle),
@@ -60,6 +51,15 @@ pub(super) enum Command {
     /// Cancels a promise; those that it waits for are left alone
     #[command(after_long_help = examples::PROMISES_CANCEL)]
     Cancel(Settle),
+    /// Waits until a promise is settled, and prints its value
+    ///
+    /// Exits with 0 if it was resolved, with 1 if it was rejected or canceled, with 2 if it timed out.
+    /// The value is printed decoded; with --output json the promise, as the server answers it.
+    #[command(after_long_help = examples::PROMISES_AWAIT)]
+    Await {
+        /// Id of the promise
+        id: String,
+    },
     /// Lists promises by id, a page at a time
     #[command(after_long_help = examples::PROMISES_SEARCH)]
     Search {

@@ -19,7 +19,7 @@ pub(super) struct Group {
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Creates promises again and again, as a cron expression says
+    /// Creates a schedule, or answers the one that has this id already
     #[command(after_long_help = examples::SCHEDULES_CREATE)]
     Create {
         /// Unique name
@@ -47,12 +47,6 @@ pub(super) enum Command {
         /// Id of the schedule
         id: String,
     },
-    /// Deletes a schedule; the promises that it created stay
-    #[command(after_long_help = examples::SCHEDULES_DELETE)]
-    Delete {
-        /// Id of the schedule
-        id: String,
-    },
     /// Lists schedules by id, a page at a time
     #[command(after_long_help = examples::SCHEDULES_SEARCH)]
     Search {
@@ -70,6 +64,12 @@ pub(super) enum Command {
         /// Where the page before this one ended: its `cursor`
         #[arg(long)]
         cursor: Option<String>,
+    },
+    /// Deletes a schedule; the promises that it created stay
+    #[command(after_long_help = examples::SCHEDULES_DELETE)]
+    Delete {
+        /// Id of the schedule
+        id: String,
     },
 }
 

@@ -48,20 +48,6 @@ pub(super) enum Command {
         /// Id of the task
         id: String,
     },
-    /// Acquires a task that is pending
-    #[command(disable_version_flag = true, after_long_help = examples::TASKS_CLAIM)]
-    Claim {
-        /// Id of the task
-        id: String,
-        /// Who acquires it
-        #[arg(long)]
-        pid: String,
-        #[command(flatten)]
-        version: Version,
-        /// How long it is held without a heartbeat
-        #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
-        ttl: Millis,
-    },
     /// Creates or settles another promise, if the task is still held
     #[command(disable_version_flag = true, after_long_help = examples::TASKS_FENCE)]
     Fence {
@@ -95,16 +81,19 @@ pub(super) enum Command {
         #[arg(long, value_name = "JSON")]
         actions: String,
     },
-    /// Settles the promise of a task that is held
-    #[command(disable_version_flag = true, after_long_help = examples::TASKS_COMPLETE)]
-    Complete {
+    /// Acquires a task that is pending
+    #[command(disable_version_flag = true, after_long_help = examples::TASKS_CLAIM)]
+    Claim {
         /// Id of the task
         id: String,
+        /// Who acquires it
+        #[arg(long)]
+        pid: String,
         #[command(flatten)]
         version: Version,
-        /// How: {"kind": "promise.settle", "data": {…}}
-        #[arg(long, value_name = "JSON")]
-        action: String,
+        /// How long it is held without a heartbeat
+        #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+        ttl: Millis,
     },
     /// Gives a task back, for others to execute
     #[command(disable_version_flag = true, after_long_help = examples::TASKS_RELEASE)]
@@ -125,6 +114,17 @@ pub(super) enum Command {
     Continue {
         /// Id of the task
         id: String,
+    },
+    /// Settles the promise of a task that is held
+    #[command(disable_version_flag = true, after_long_help = examples::TASKS_COMPLETE)]
+    Complete {
+        /// Id of the task
+        id: String,
+        #[command(flatten)]
+        version: Version,
+        /// How: {"kind": "promise.settle", "data": {…}}
+        #[arg(long, value_name = "JSON")]
+        action: String,
     },
     /// Lists tasks by id, a page at a time
     #[command(after_long_help = examples::TASKS_SEARCH)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use console::{Term, style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::json;
+use serde::Serialize;
 use tokio::time::sleep;
 
 use super::graph::{Graph, Line};
@@ -14,7 +14,7 @@ use super::output::{self, dim, time};
 use super::session::{Failure, Flags, Format, Session};
 use super::wait::INTERRUPTED;
 use crate::client::{self, Error, clock};
-use crate::protocol::record::Millis;
+use crate::protocol::record::{Millis, Promise};
 
 /// A graph grows without a message: it has to be looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -30,6 +30,12 @@ pub(super) struct Command {
     pub flags: Flags,
 }
 
+/// What is answered to `promise.search`, in the order of the tree.
+#[derive(Serialize)]
+struct Answer<'a> {
+    promises: Vec<&'a Promise>,
+}
+
 impl Command {
     pub(super) async fn run(self, session: &Session) -> Result<ExitCode, Failure> {
         let graph = Graph::fetch(&session.client, &self.id).await?;
@@ -43,14 +49,9 @@ impl Command {
 
 fn print(session: &Session, graph: &Graph) -> Result<(), Failure> {
     if session.format == Some(Format::Json) {
-        let promises: Vec<_> = graph
-            .lines()
-            .into_iter()
-            .filter_map(|line| line.promise)
-            .collect();
-        let answer = json!({"promises": promises}).to_string();
-        let answer = serde_json::from_str(&answer).map_err(anyhow::Error::from)?;
-        return output::print(&output::pretty(answer)?);
+        let lines = graph.lines().into_iter();
+        let promises = lines.filter_map(|line| line.promise).collect();
+        return output::print(&output::json(&Answer { promises })?);
     }
     output::print(&drawing(session, graph))
 }

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use console::style;
-use serde_json::json;
+use serde::Serialize;
 
 use super::output::{self, payload};
 use super::progress::Progress;
@@ -18,6 +18,12 @@ use crate::protocol::record::{Promise, PromiseState};
 pub(super) const INTERRUPTED: u8 = 130;
 const REJECTED: u8 = 1;
 const TIMED_OUT: u8 = 2;
+
+/// What is answered to `promise.get`.
+#[derive(Serialize)]
+struct Answer<'a> {
+    promise: &'a Promise,
+}
 
 /// Waits unless it is settled already, prints the outcome, and says it by the exit code.
 pub(super) async fn show(session: &Session, promise: Promise) -> Result<ExitCode, Failure> {
@@ -44,9 +50,7 @@ pub(super) async fn show(session: &Session, promise: Promise) -> Result<ExitCode
 
 fn print(session: &Session, promise: &Promise) -> Result<(), Failure> {
     if session.format == Some(Format::Json) {
-        let answer = json!({"promise": promise}).to_string();
-        let answer = serde_json::from_str(&answer).map_err(anyhow::Error::from)?;
-        return output::print(&output::pretty(answer)?);
+        return output::print(&output::json(&Answer { promise })?);
     }
     let data = promise.value.parts().and_then(|parts| parts.data);
     match data {

@@ -83,8 +83,6 @@ enum Part {
     Remark(String),
     /// With the lines that it goes on in.
     Command(String),
-    /// What it prints, where that is written down.
-    Output(String),
 }
 
 /// Reads examples as they stand in a help: commands and remarks are indented by two blanks, lines that go on by more.
@@ -169,6 +167,10 @@ fn still(text: &str, begun: i64) -> String {
             Ok(_) if number.len() == 13 && before.ends_with("\"nextRunAt\": ") => {
                 still += &SHOWN_NEXT_RUN.to_string();
             }
+            // What comes after the instant in a corrId.
+            Ok(_) if before == "-" && still.ends_with(&format!("cli-{SHOWN_NOW}-")) => {
+                still += "123456789";
+            }
             Ok(instant) if number.len() == 13 => {
                 let from_now = (instant - begun + GRAIN_MS / 2).div_euclid(GRAIN_MS) * GRAIN_MS;
                 still += &(SHOWN_NOW + from_now).to_string();
@@ -205,7 +207,6 @@ fn section(help: &Help, shell: &Shell) -> String {
             // It serves until it is told to stop.
             Part::Command(command) if command == "resonate dev" => text += "$ resonate dev\n",
             Part::Command(command) => text += &format!("$ {command}\n{}", shell.run(&command)),
-            Part::Output(output) => panic!("a help shows no output: {output}"),
         }
     }
     text + if is_open { "```\n\n" } else { "" }
@@ -221,7 +222,11 @@ fn sections(help: &Help, shell: &Shell) -> String {
 }
 
 fn on_a_server<T>(body: impl FnOnce(&Shell) -> T) -> T {
-    let server = Server::single();
+    on_a_server_with(&[], body)
+}
+
+fn on_a_server_with<T>(flags: &[&str], body: impl FnOnce(&Shell) -> T) -> T {
+    let server = Server::single_with(flags);
     worker::beside(&server, || body(&Shell::new(&server)))
 }
 
@@ -265,46 +270,47 @@ fn the_reference_is_what_the_program_says() {
 }
 
 /// The `console` blocks of the README, in their order: commands, each with what it prints.
-fn readme() -> Vec<Part> {
-    let readme = fs::read_to_string(file("README.md")).expect("there is a README");
-    let mut parts: Vec<Part> = Vec::new();
+fn console(readme: &str) -> Vec<(String, String)> {
+    let mut examples: Vec<(String, String)> = Vec::new();
     for block in readme.split("\n```console\n").skip(1) {
         let (block, _) = block.split_once("```").expect("a block ends");
         for line in block.lines() {
-            match (line.strip_prefix("$ "), parts.last_mut()) {
-                (Some(command), _) => parts.push(Part::Command(command.to_owned())),
-                (None, Some(Part::Command(command))) if command.ends_with('\\') => {
+            match (line.strip_prefix("$ "), examples.last_mut()) {
+                (Some(command), _) => examples.push((command.to_owned(), String::new())),
+                (None, Some((command, _))) if command.ends_with('\\') => {
                     *command += &format!("\n{line}");
                 }
-                (None, Some(Part::Output(output))) => *output += &format!("{line}\n"),
-                (None, _) => parts.push(Part::Output(format!("{line}\n"))),
+                (None, Some((_, output))) => *output += &format!("{line}\n"),
+                (None, None) => panic!("a block begins with a command: {line}"),
             }
         }
     }
-    parts
+    examples
 }
 
 #[test]
 fn the_examples_of_the_readme_print_what_it_says() {
-    let parts = readme();
-    let count = parts
-        .iter()
-        .filter(|part| matches!(part, Part::Command(_)))
-        .count();
-    assert!(count >= 5, "the README has {count} examples");
-    on_a_server(|shell| {
-        let mut said = String::new();
-        for part in parts {
-            match part {
-                Part::Command(command) => {
-                    assert_eq!(said, "", "printed, but not in the README");
-                    said = shell.run(&command);
-                }
-                Part::Output(output) => assert_eq!(std::mem::take(&mut said), output),
-                Part::Remark(remark) => panic!("the README has no remarks: {remark}"),
-            }
+    let readme = fs::read_to_string(file("README.md")).expect("there is a README");
+    let examples = console(&readme);
+    assert!(
+        examples.len() >= 8,
+        "the README has {} examples",
+        examples.len()
+    );
+    // The section on scripts says how to start a server that runs them.
+    let serve = readme
+        .lines()
+        .find_map(|line| line.strip_prefix("cargo run --release -- serve --"));
+    let scripts = file("examples/scripts").display().to_string();
+    let flags = serve
+        .expect("a server for scripts")
+        .replace("examples/scripts", &scripts);
+    let flags = format!("--{flags}");
+    let flags: Vec<&str> = flags.split(' ').collect();
+    on_a_server_with(&flags, |shell| {
+        for (command, output) in examples {
+            assert_eq!(shell.run(&command), output, "{command}");
         }
-        assert_eq!(said, "", "printed, but not in the README");
     });
 }
 

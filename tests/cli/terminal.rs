@@ -122,7 +122,7 @@ fn a_table_that_goes_on_says_how() {
     }
     server.client().create("d", i64::MAX, json!({}));
     let terminal = shown(&server, &["promises", "search", "--limit", "2"], 80);
-    assert_eq!(lines(&terminal).last().unwrap(), "More: --cursor \"b c\"");
+    assert_eq!(lines(&terminal).last().unwrap(), "More: --cursor 'b c'");
     let terminal = shown(&server, &["tasks", "search"], 80);
     assert_eq!(terminal.contents(), "No tasks.");
 }
@@ -182,10 +182,10 @@ fn a_record_is_readable_and_its_values_are_decoded() {
             "team é",
             "param h: 1",
             "{",
-            "\"func\": \"f\",",
             "\"args\": [",
             "1",
-            "]",
+            "],",
+            "\"func\": \"f\"",
             "}",
             "value \"done\"",
         ]

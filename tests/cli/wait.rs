@@ -174,13 +174,15 @@ fn ctrl_c_leaves_the_workflow_running_and_says_how_to_come_back() {
 fn a_server_that_goes_away_is_waited_for() {
     let port = free_port().to_string();
     let flags = ["--debug", "--server-port", &port];
-    let server = Server::single_with(&flags);
+    let mut server = Server::single_with(&flags);
     let mut waiting = attach(&server, "a", &[]);
     if crate::harness::store::forgets_on_restart() {
         return;
     }
-    let server = server.restart(Signal::Kill);
+    server.signal(Signal::Kill);
+    server.wait();
     waiting.tells("; trying again until the server is back\n");
+    let server = server.restart_stopped();
     waiting.tells("the server is back\n");
     assert!(waiting.is_running());
     settle(&server, "a", "resolved", &json!("late"));
@@ -203,7 +205,7 @@ fn a_promise_that_is_gone_is_told() {
     drop(server);
     let _server = Server::single_with(&flags);
     let done = waiting.end();
-    let told = done.stderr.ends_with("\nError: Promise not found\n");
+    let told = done.stderr.ends_with("Error: Awaited promise not found\n");
     assert!(done.code == Some(1) && told, "{done:?}");
 }
 

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
-use vt100::{Parser, Screen};
+use vt100::{Cell, Parser, Screen};
 
 use super::http::DEADLINE;
 use super::process::{Signal, send};
@@ -115,13 +115,22 @@ impl Terminal {
     pub fn color_of(&self, text: &str) -> vt100::Color {
         let state = lock(&self.shown.state);
         let screen = state.screen.screen();
-        let (_, columns) = screen.size();
-        for (row, line) in screen.rows(0, columns.get()).enumerate() {
-            if let Some(at) = line.find(text) {
-                let column = line[..at].chars().count();
-                let cell = u16::try_from(row).ok().zip(u16::try_from(column).ok());
-                let cell = cell.and_then(|(row, column)| screen.cell(row, column));
-                return cell.expect("the cell is on the screen").fgcolor();
+        let (rows, columns) = screen.size();
+        for row in 0..rows.get() {
+            let cells = (0..columns.get()).filter_map(|column| screen.cell(row, column));
+            let cells: Vec<&Cell> = cells.filter(|cell| cell.has_contents()).collect();
+            let mut line = String::new();
+            // Where in the line each cell begins: some hold more than a letter, or take two places.
+            let mut starts = Vec::new();
+            for cell in &cells {
+                starts.push(line.len());
+                line += cell.contents();
+            }
+            let Some(at) = line.find(text) else {
+                continue;
+            };
+            if let Some(n) = starts.iter().position(|start| *start == at) {
+                return cells[n].fgcolor();
             }
         }
         panic!("{text:?} is not on the screen:\n{}", screen.contents());

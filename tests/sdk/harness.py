@@ -112,6 +112,7 @@ class Process:
             )
             Process.live.add(self)
         self.stdout = []  # stdout alone, for answers
+        self.ended_at = None  # when stdout was closed, at its exit at the latest
         self.pumps = [
             threading.Thread(target=self._pump, args=(self.popen.stdout, self.stdout), daemon=True),
             threading.Thread(target=self._pump, args=(self.popen.stderr, None), daemon=True),
@@ -128,6 +129,8 @@ class Process:
             self.lines.append((time.time(), text))
             if copy is not None:
                 copy.append(text)
+        if copy is not None:
+            self.ended_at = time.time()
         pipe.close()
 
     def _feed(self, text):
@@ -497,6 +500,11 @@ class Stage:
             text if by_stdin else None,
         )
         return Call(process, command)
+
+    def resonate(self, *args):
+        """Starts the command line as a client of the server."""
+        name = shorten(" ".join(["resonate", *args]))
+        return self.spawn(name, [self.server.binary, *args], {"RESONATE_URL": self.server.url})
 
     def call(self, cmd, deadline_s=CLIENT_DEADLINE_S, **fields):
         """Runs a client command and returns its result."""

@@ -6,7 +6,8 @@
 use std::io::{self, ErrorKind, Write};
 
 use console::{Style, StyledObject, style};
-use serde_json::value::RawValue;
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::session::Failure;
 use crate::protocol::record::{PromiseState, TaskState};
@@ -27,6 +28,12 @@ pub(super) fn pretty(data: &RawValue) -> Result<String, Failure> {
     )
     .map_err(anyhow::Error::from)?;
     Ok(String::from_utf8(text).map_err(anyhow::Error::from)?)
+}
+
+/// The same of what is put together here.
+pub(super) fn json(answer: &impl Serialize) -> Result<String, Failure> {
+    // Values are held as text, which only the way through `pretty` lays out.
+    pretty(&to_raw_value(answer).map_err(anyhow::Error::from)?)
 }
 
 /// Prints to standard output, and ends the line. A reader that has seen enough, as `head` does, is no
