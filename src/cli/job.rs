@@ -38,9 +38,9 @@ pub(super) enum Command {
     Tree(tree::Command),
     /// Serves MCP clients on standard input and output
     ///
-    /// A Model Context Protocol server with tools that create, settle, find and await promises, and run
-    /// scripts. Its client starts it, and it ends when its standard input does. It logs to standard error;
-    /// RUST_LOG says what.
+    /// A Model Context Protocol server, with tools that create, settle and find promises, listen to
+    /// them, and run scripts. Its client starts it, and it ends when its standard input does. It logs
+    /// to standard error; RUST_LOG says what.
     #[command(after_long_help = examples::MCP)]
     Mcp(mcp::Command),
 }

@@ -191,8 +191,8 @@ fn section(help: &Help, shell: &Shell) -> String {
     }
     text += &format!("```text\n{}\n```\n\n", help.usage);
     if help.name == "resonate" {
-        text += "All commands but `serve`, `dev` and `completions` have these flags; they may stand before the command, \
-                 after it, and after the subcommand:\n\n";
+        text += "All commands but `serve`, `dev` and `completions` have these flags (`mcp` has no `--output`); they may \
+                 stand before the command, after it, and after the subcommand:\n\n";
         text += &format!("```text\n{}\n```\n\n", help.connection);
     }
     let mut is_open = false;

@@ -1,6 +1,6 @@
 """What an agent does with `resonate mcp`, by the official MCP library for Python. Run by ../mcp_client.py.
 
-    client.py <resonate> <server-url>
+    client.py <entry>    what starts it, as JSON
 
 Prints a line for every step that went as it should, and fails at the first that did not.
 """
@@ -128,12 +128,11 @@ async def use(client, channel):
     step("is told what it does wrong")
 
 
-async def main(resonate, url):
+async def main(entry):
     channel = Channel()
-    server = StdioServerParameters(command=resonate, args=["mcp", "--server", url])
-    async with Client(server, extensions=[channel]) as client:
+    async with Client(StdioServerParameters(**json.loads(entry)), extensions=[channel]) as client:
         await use(client, channel)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    asyncio.run(main(sys.argv[1]))
