@@ -18,33 +18,26 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::cluster::Cluster;
-use crate::config::{Backend, Config, PostgresUrl, PushAuth, PushAuthMode, Synchronous, Token};
+use crate::config::{Backend, Config, PostgresUrl, Synchronous};
 use crate::driver::Drivers;
 use crate::driver::outbox::{self, Outbox, Transports};
-use crate::driver::scripts::{self, Scripts};
 use crate::driver::timers::{self, Timers};
 use crate::engine::clock::Clock;
 use crate::engine::{Engine, Options};
 use crate::http::{App, Limits, metrics_router, router};
 use crate::machine;
-use crate::protocol::address::{Rules, bash_queue, gcps_queue, push_queue};
+use crate::protocol::address::Rules;
 use crate::protocol::parse;
-use crate::protocol::record::Id;
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::{Durability, SqliteStore};
-use crate::transport::bash_exec::script::{self, WorkingDir};
-use crate::transport::bash_exec::{BashExec, environment};
-use crate::transport::gcps::{self, Gcps};
-use crate::transport::http_push::{self, HttpPush};
-use crate::transport::poll::{self, Hub};
+use crate::transport::poll::Hub;
+
+mod transports;
 
 /// How long a peer may leave sent data unconfirmed.
 const PEER_SILENCE_MAX: Duration = Duration::from_secs(30);
-
-/// Where Google's tools look for the emulator.
-const PUBSUB_EMULATOR_HOST: &str = "PUBSUB_EMULATOR_HOST";
 
 /// Runs the server until `stop` is ready, and then until everything in flight has come to its end or
 /// `server.shutdown_timeout` has passed. `listening` is told the address once there is one.
@@ -74,10 +67,8 @@ pub async fn run(
     let repair_interval = config.messages.poll_interval.as_duration();
     let cluster = store.bus().map(|bus| Cluster::new(bus, repair_interval));
     let outbox = outbox(&config, address.port(), cluster.clone());
-    let (transports, scripts) = transports(&config, &outbox)?;
-    let (hub, push) = (transports.poll.clone(), transports.http_push.clone());
-    let gcps = transports.gcps.clone();
-    outbox.connect(transports);
+    let (table, hub, scripts) = transports::table(&config, &outbox)?;
+    outbox.connect(Transports::new(table, hub.clone()));
     let timers = Timers::new(timers::Settings {
         sweep_interval: config.timeouts.poll_interval.as_duration(),
     });
@@ -93,7 +84,7 @@ pub async fn run(
     });
     let mut tasks = drivers.start(&engine);
 
-    let app = app(&config, engine.clone(), hub.clone());
+    let app = app(&config, engine.clone(), hub.clone(), drivers.outbox.clone());
     let router = router(app, &server.cors.allow_origins);
     if config.observability.metrics_port != 0 {
         tasks.spawn(serve_metrics(
@@ -115,7 +106,12 @@ pub async fn run(
             scripts.close(grace).await;
         }
     };
-    tokio::join!(push.close(within), gcps.close(within), scripts_end);
+    let transports_end = async {
+        if let Some(transports) = drivers.outbox.transports() {
+            transports.close(within).await;
+        }
+    };
+    tokio::join!(transports_end, scripts_end);
     drivers.outbox.book_rest(&engine).await;
     if tokio::time::timeout(grace, engine.stop()).await.is_err() {
         tracing::warn!("the storage did not close within server.shutdown_timeout");
@@ -224,31 +220,19 @@ fn outbox(config: &Config, bound_port: u16, cluster: Option<Arc<Cluster>>) -> Ar
         server_url: config.server.public_url(bound_port),
         address_rules: address_rules(config),
         cluster,
-        own_queues: own_queues(config),
         sweep_interval: config.messages.poll_interval.as_duration(),
         sweep_max: config.messages.batch_size,
         unblock_ttl_ms: config.messages.unblock_ttl.as_i64(),
     })
 }
 
-fn own_queues(config: &Config) -> Vec<Id> {
-    let transports = &config.transports;
-    [
-        (transports.http_push.enabled, push_queue()),
-        (transports.gcps.enabled, gcps_queue()),
-        (transports.bash_exec.enabled, bash_queue()),
-    ]
-    .into_iter()
-    .filter_map(|(is_enabled, queue)| is_enabled.then_some(queue))
-    .collect()
-}
-
-fn app(config: &Config, engine: Arc<Engine>, hub: Hub) -> Arc<App> {
+fn app(config: &Config, engine: Arc<Engine>, hub: Hub, outbox: Arc<Outbox>) -> Arc<App> {
     let server = &config.server;
     let key_bytes_max = engine.store().key_bytes_max();
     Arc::new(App {
         engine,
         hub,
+        outbox,
         parse: parse::Context {
             is_debug: config.debug,
             address_rules: address_rules(config),
@@ -261,95 +245,6 @@ fn app(config: &Config, engine: Arc<Engine>, hub: Hub) -> Arc<App> {
             server.max_in_flight_bytes,
         ),
     })
-}
-
-fn transports(
-    config: &Config,
-    outbox: &Arc<Outbox>,
-) -> anyhow::Result<(Transports, Option<Arc<Scripts>>)> {
-    let observer = Arc::new(outbox::Observer(Arc::downgrade(outbox)));
-    let poll = &config.transports.http_poll;
-    let push = &config.transports.http_push;
-    let poll = Hub::new(
-        poll::Settings {
-            enabled: poll.enabled,
-            max_connections: poll.max_connections,
-            buffer_size: poll.buffer_size,
-            stream_lifetime: poll.stream_lifetime.as_duration(),
-            keep_alive: poll.keep_alive.as_duration(),
-        },
-        observer.clone(),
-    );
-    let http_push = HttpPush::new(
-        http_push::Settings {
-            enabled: push.enabled,
-            concurrency: push.concurrency,
-            connect_timeout: push.connect_timeout.as_duration(),
-            request_timeout: push.request_timeout.as_duration(),
-            auth: push_auth(&push.auth)?,
-        },
-        observer.clone(),
-    )
-    .context("cannot set up the push transport")?;
-    let (bash_exec, scripts) = bash_exec(config, observer.clone()).unzip();
-    let transports = Transports {
-        http_push,
-        poll,
-        gcps: gcps(config, observer),
-        bash_exec,
-    };
-    Ok((transports, scripts))
-}
-
-fn push_auth(auth: &PushAuth) -> anyhow::Result<http_push::Auth> {
-    let token = auth.token.as_ref().map(Token::as_str).unwrap_or_default();
-    Ok(http_push::Auth {
-        header: auth.header.parse()?,
-        mode: match auth.mode {
-            PushAuthMode::None => http_push::Mode::None,
-            PushAuthMode::Bearer => http_push::Mode::Bearer(
-                http_push::bearer(token).context("the push token cannot be sent")?,
-            ),
-            PushAuthMode::Gcp => http_push::Mode::Gcp {
-                audience: auth.audience.clone(),
-            },
-        },
-    })
-}
-
-fn gcps(config: &Config, observer: Arc<outbox::Observer>) -> Gcps {
-    let gcps = &config.transports.gcps;
-    let emulator = std::env::var(PUBSUB_EMULATOR_HOST).ok();
-    let emulator = emulator.filter(|host| gcps.enabled && !host.is_empty());
-    if let Some(host) = &emulator {
-        tracing::warn!(host, "publishing to a Pub/Sub emulator");
-    }
-    Gcps::new(
-        gcps::Settings {
-            enabled: gcps.enabled,
-            project: gcps.project.clone(),
-            concurrency: gcps.concurrency,
-            timeout: gcps.timeout.as_duration(),
-            emulator,
-        },
-        observer,
-    )
-}
-
-/// The transport that takes scripts on and the worker that runs them, if they are enabled.
-fn bash_exec(config: &Config, observer: Arc<outbox::Observer>) -> Option<(BashExec, Arc<Scripts>)> {
-    let bash = Some(&config.transports.bash_exec).filter(|bash| bash.enabled)?;
-    let (transport, orders) = BashExec::new(bash.concurrency, observer);
-    let settings = scripts::Settings {
-        lease_ms: config.tasks.lease_timeout.as_i64(),
-        script: script::Settings {
-            root: bash.root_dir.as_ref().map(Into::into),
-            working_dir: WorkingDir::of(&bash.working_dir),
-            environment: environment::inherited(std::env::vars_os()),
-        },
-    };
-    let scripts = Scripts::new(settings, transport.clone(), orders);
-    Some((transport, scripts))
 }
 
 fn log_start(config: &Config, address: SocketAddr) {

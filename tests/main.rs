@@ -105,6 +105,7 @@ mod surface {
     mod push;
     mod push_auth;
     mod sse;
+    mod targets;
 }
 
 mod tidy;

@@ -27,7 +27,10 @@ const IMPORTS: [(&str, &[&str]); 12] = [
             "telemetry",
         ],
     ),
-    ("http", &["protocol", "engine", "transport", "telemetry"]),
+    (
+        "http",
+        &["protocol", "engine", "driver", "transport", "telemetry"],
+    ),
     ("telemetry", &["protocol"]),
     ("config", &["telemetry"]),
     ("client", &["protocol"]),

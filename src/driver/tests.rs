@@ -14,13 +14,13 @@ use super::outbox::Transports;
 use super::*;
 use crate::engine::Options;
 use crate::machine;
-use crate::protocol::address::Rules;
+use crate::protocol::address::{Rules, push_queue};
 use crate::protocol::operation::{Command, Debug, Operation, PromiseCreate};
 use crate::protocol::record::{Millis, PromiseState, Value};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::suite::{insert, pending, tagged, unblocking};
-use crate::transport::gcps::{self, Gcps};
+use crate::transport::Table;
 use crate::transport::http_push::{self, HttpPush};
 use crate::transport::poll::{self, Events, Hub};
 
@@ -67,27 +67,25 @@ impl Setup {
             server_url: "http://server".to_owned(),
             address_rules: Rules::default(),
             cluster: None,
-            own_queues: vec![crate::protocol::address::push_queue()],
             sweep_interval: self.sweep_interval,
             sweep_max: 100,
             unblock_ttl_ms: self.unblock_ttl_ms,
         });
-        let observer = Arc::new(outbox::Observer(Arc::downgrade(&outbox)));
+        let observer = outbox::Observer(Arc::downgrade(&outbox));
+        let room = observer.room(push_queue());
         let poll = poll::Settings {
             buffer_size: self.buffer_size,
             ..poll::Settings::default()
         };
-        let hub = Hub::new(poll, observer.clone());
+        let hub = Hub::new(poll, Arc::new(observer));
         let push = http_push::Settings {
             concurrency: self.concurrency,
             ..http_push::Settings::default()
         };
-        outbox.connect(Transports {
-            http_push: HttpPush::new(push, observer.clone()).unwrap(),
-            poll: hub.clone(),
-            gcps: Gcps::new(gcps::Settings::default(), observer),
-            bash_exec: None,
-        });
+        let table = Table::default()
+            .with("poll", hub.clone())
+            .with("http", HttpPush::new(push, room).unwrap());
+        outbox.connect(Transports::new(table, hub.clone()));
         let timers = Timers::new(timers::Settings {
             sweep_interval: self.sweep_interval,
         });

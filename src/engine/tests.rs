@@ -14,7 +14,7 @@ use crate::store::bus::{Bus, Subscription};
 use crate::store::memory::MemoryStore;
 use crate::store::{
     Deadline, Dump, Loaded, Need, PromisePage, QueueCursor, SchedulePage, TaskPage, Transaction,
-    Waiting,
+    Waiting, WaitingCount, WaitingKind,
 };
 
 /// A memory store whose commits wait for permission and fail on command.
@@ -151,6 +151,22 @@ impl Store for Faulty {
         limit: usize,
     ) -> store::Result<Vec<Waiting>> {
         self.inner.waiting(queue, now, after, limit).await
+    }
+    async fn queues(
+        &self,
+        kind: WaitingKind,
+        after: Option<&str>,
+        limit: usize,
+    ) -> store::Result<Vec<Id>> {
+        self.inner.queues(kind, after, limit).await
+    }
+    async fn waiting_by_address(
+        &self,
+        queue: &str,
+        now: Millis,
+        limit: usize,
+    ) -> store::Result<Vec<WaitingCount>> {
+        self.inner.waiting_by_address(queue, now, limit).await
     }
     async fn stale_unblocks(&self, before: Millis, limit: usize) -> store::Result<Vec<(Id, Id)>> {
         self.inner.stale_unblocks(before, limit).await

@@ -1,7 +1,7 @@
 //! The HTTP surface (`protocol.md` §1): routes, CORS, panics.
 //!
 //! Owns nothing but the translation between HTTP and the engine: `api` for `POST /`, `poll` for the
-//! event streams, `limits` for what may be in flight at once.
+//! event streams, `targets` for who waits for whom, `limits` for what may be in flight at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use axum::routing::{any, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
+use crate::driver::outbox::Outbox;
 use crate::engine::Engine;
 use crate::protocol::parse;
 use crate::telemetry::metrics::METRICS;
@@ -23,6 +24,7 @@ use crate::transport::poll::Hub;
 mod api;
 mod limits;
 mod poll;
+mod targets;
 
 pub use limits::Limits;
 
@@ -37,6 +39,8 @@ pub struct App {
     pub engine: Arc<Engine>,
     /// Open streams.
     pub hub: Hub,
+    /// Who waits for whom.
+    pub outbox: Arc<Outbox>,
     /// What parsing needs to know.
     pub parse: parse::Context,
     /// What may be in flight.
@@ -54,6 +58,7 @@ pub fn router(app: Arc<App>, allow_origins: &[String]) -> Router {
         )
         .route("/health", get(|| async { StatusCode::OK }))
         .route("/ready", get(ready))
+        .route("/targets", get(targets::handle))
         .with_state(app);
     let router = ["promises", "schedules", "tasks"]
         .into_iter()

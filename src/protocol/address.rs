@@ -88,6 +88,35 @@ impl Address {
         }
     }
 
+    /// What its transport is found by.
+    pub fn scheme(&self) -> &'static str {
+        match self {
+            Address::Http { .. } => "http",
+            Address::Poll(_) => "poll",
+            Address::Gcps { .. } => "gcps",
+            Address::Bash(_) => "bash",
+        }
+    }
+
+    /// Whom a message goes to, for people to read: without the rest of a URL, which may hold secrets, and
+    /// without the worker that an anycast prefers.
+    pub fn label(&self) -> String {
+        match self {
+            Address::Http { url } => url::Url::parse(url).map_or_else(
+                |_| "http".to_owned(),
+                |url| url.origin().ascii_serialization(),
+            ),
+            Address::Poll(Poll { cast, group, id }) => match (cast, id) {
+                (Cast::Uni, Some(id)) => format!("poll://uni@{group}/{id}"),
+                _ => format!("poll://any@{group}"),
+            },
+            Address::Gcps { project, topic } => format!("gcps://{project}/{topic}"),
+            Address::Bash(Bash::Inline) => "bash:///".to_owned(),
+            Address::Bash(Bash::Named { path }) => format!("bash:///{path}"),
+            Address::Bash(Bash::Docker { image }) => format!("bash://docker/{image}"),
+        }
+    }
+
     /// Whether something at this address could receive an `unblock`.
     pub fn can_listen(&self) -> bool {
         !matches!(self, Address::Bash(_))
@@ -116,6 +145,16 @@ pub const GCPS_QUEUE: &str = "gcps";
 
 /// The one queue of all scripts that servers run.
 pub const BASH_QUEUE: &str = "bash";
+
+/// The queue of all messages to a scheme, if they do not wait for streams.
+pub fn own_queue(scheme: &str) -> Option<Id> {
+    match scheme {
+        "http" => Some(push_queue()),
+        "gcps" => Some(gcps_queue()),
+        "bash" => Some(bash_queue()),
+        _ => None,
+    }
+}
 
 /// Whether every server can deliver what waits in a queue, by itself, at any time. Scripts only some run.
 pub fn is_served_anywhere(queue: &str) -> bool {

@@ -2,7 +2,7 @@
 //! that order. A back end says how one cell of its rows is read ([`Cells`]).
 
 use crate::machine::object::Object;
-use crate::protocol::record::{Id, Promise, Schedule};
+use crate::protocol::record::{Id, Millis, Promise, Schedule};
 
 use super::rows::{ObjectColumns, PromiseColumns, ScheduleColumns, TaskColumns};
 use super::{Deadline, DeadlineKey, Error, Result, Waiting};
@@ -236,6 +236,18 @@ pub fn waiting_unblock<R: Cells>(row: &R) -> Result<Waiting> {
 pub fn listener_key<R: Cells>(row: &R) -> Result<(Id, Id)> {
     let mut columns = Columns::of(row);
     Ok((columns.id()?, columns.id()?))
+}
+
+/// How many messages wait for an address, and since when.
+pub fn count<R: Cells>(row: &R) -> Result<(Id, usize, Millis)> {
+    let mut columns = Columns::of(row);
+    let address = columns.id()?;
+    let count = columns.number()?;
+    Ok((
+        address,
+        usize::try_from(count).unwrap_or(0),
+        columns.number()?,
+    ))
 }
 
 /// Two pages of one queue, each in order, as one of at most `rows`.

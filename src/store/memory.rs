@@ -15,9 +15,10 @@ use crate::machine::object::Object;
 use crate::protocol::address::queue_of;
 use crate::protocol::record::{Id, Millis, Promise, PromiseState, Schedule, TaskState};
 
+use super::rows::counted;
 use super::{
     Changes, Deadline, DeadlineKey, Dump, Error, Loaded, Need, PromisePage, QueueCursor, Queues,
-    Result, SchedulePage, Store, TaskPage, Transaction, Waiting,
+    Result, SchedulePage, Store, TaskPage, Transaction, Waiting, WaitingCount, WaitingKind,
 };
 
 /// A store in memory.
@@ -257,6 +258,16 @@ impl State {
             .collect()
     }
 
+    /// Since when the message of a queue entry has been on offer.
+    fn offered_since(&self, entry: &QueueEntry) -> Option<Millis> {
+        let (_, id, address, kind) = entry;
+        let object = self.objects.get(id)?;
+        match kind {
+            Kind::Execute => object.task.as_ref()?.offer_at,
+            Kind::Unblock => object.listeners.get(address)?.enqueued_at,
+        }
+    }
+
     /// The message of a queue entry, if it was offered by `now`.
     fn offered(&self, entry: &QueueEntry, now: Millis) -> Option<Waiting> {
         let (retry_at, id, address, kind) = entry;
@@ -412,6 +423,49 @@ impl Store for MemoryStore {
         limit: usize,
     ) -> Result<Vec<Waiting>> {
         Ok(self.read_state().waiting(queue, now, after, limit))
+    }
+
+    async fn queues(
+        &self,
+        kind: WaitingKind,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Id>> {
+        let state = self.read_state();
+        let is_after = |queue: &&Id| after.is_none_or(|after| ***queue > *after);
+        let is_wanted = |entry: &QueueEntry| match kind {
+            WaitingKind::Execute => entry.3 == Kind::Execute,
+            WaitingKind::Any => true,
+        };
+        let queues = state.queues.iter();
+        Ok(queues
+            .filter(|(_, entries)| entries.iter().any(is_wanted))
+            .filter_map(|(queue, _)| queue.as_ref())
+            .filter(is_after)
+            .take(limit)
+            .cloned()
+            .collect())
+    }
+
+    async fn waiting_by_address(
+        &self,
+        queue: &str,
+        now: Millis,
+        limit: usize,
+    ) -> Result<Vec<WaitingCount>> {
+        let state = self.read_state();
+        let Some(entries) = state.queues.get(&Some(queue.into())) else {
+            return Ok(Vec::new());
+        };
+        let count = |kind| {
+            let first = entries.iter().filter(move |entry| entry.3 == kind);
+            let offered = first.take(limit).filter_map(|entry| {
+                let since = state.offered_since(entry)?;
+                (since <= now).then(|| (entry.2.clone(), 1, since))
+            });
+            offered.collect()
+        };
+        Ok(counted(count(Kind::Execute), count(Kind::Unblock)))
     }
 
     async fn stale_unblocks(&self, before: Millis, limit: usize) -> Result<Vec<(Id, Id)>> {

@@ -257,6 +257,28 @@ impl Waiting {
     }
 }
 
+/// Which waiting messages make a queue count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitingKind {
+    /// Tasks.
+    Execute,
+    /// Tasks and `unblock` messages.
+    Any,
+}
+
+/// How much waits for an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingCount {
+    /// The address.
+    pub address: Id,
+    /// Tasks.
+    pub executes: usize,
+    /// `unblock` messages.
+    pub unblocks: usize,
+    /// When the first of them was offered.
+    pub since: Millis,
+}
+
 /// Everything stored, for `debug.snap`, for the model tests and for tools. Ordered by id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dump {
@@ -316,6 +338,20 @@ pub trait Store: Send + Sync + 'static {
         after: Option<&QueueCursor>,
         limit: usize,
     ) -> Result<Vec<Waiting>>;
+
+    /// The queues after `after` that tasks are pending or `unblock` messages undelivered in, ascending; at
+    /// most `limit` of them. Costs as much as there are queues, not messages.
+    async fn queues(&self, kind: WaitingKind, after: Option<&str>, limit: usize)
+    -> Result<Vec<Id>>;
+
+    /// How much waits in `queue` since `now` or before, by address. Counts among the first `limit` tasks and
+    /// the first `limit` `unblock` messages, by retry instant.
+    async fn waiting_by_address(
+        &self,
+        queue: &str,
+        now: Millis,
+        limit: usize,
+    ) -> Result<Vec<WaitingCount>>;
 
     /// `unblock` messages enqueued at or before `before`, to be given up: (promise id, address).
     async fn stale_unblocks(&self, before: Millis, limit: usize) -> Result<Vec<(Id, Id)>>;

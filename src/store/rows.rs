@@ -13,7 +13,7 @@ use crate::protocol::record::{
     Id, Millis, Promise, PromiseState, Schedule, Tags, TaskState, Value,
 };
 
-use super::{Changes, Error, Result};
+use super::{Changes, Error, Result, WaitingCount};
 
 /// The rows that a batch changes. Sets of one table name different keys.
 #[derive(Debug, Default)]
@@ -409,6 +409,38 @@ impl Place<'_> {
     fn tags(&self, column: &str, text: &str) -> Result<Tags> {
         self.json(column, text)
     }
+}
+
+/// The first of two ascending pages, each name once.
+pub fn first_of_both(some: Vec<Id>, others: Vec<Id>, limit: usize) -> Vec<Id> {
+    let all: BTreeSet<Id> = some.into_iter().chain(others).collect();
+    all.into_iter().take(limit).collect()
+}
+
+/// Puts together how many executes and how many unblocks wait for each address, and since when.
+pub fn counted(
+    executes: Vec<(Id, usize, Millis)>,
+    unblocks: Vec<(Id, usize, Millis)>,
+) -> Vec<WaitingCount> {
+    let mut counts: BTreeMap<Id, WaitingCount> = BTreeMap::new();
+    let executes = executes
+        .into_iter()
+        .map(|(address, n, at)| (address, n, 0, at));
+    let unblocks = unblocks
+        .into_iter()
+        .map(|(address, n, at)| (address, 0, n, at));
+    for (address, executes, unblocks, since) in executes.chain(unblocks) {
+        let count = counts.entry(address.clone()).or_insert(WaitingCount {
+            address,
+            executes: 0,
+            unblocks: 0,
+            since,
+        });
+        count.executes += executes;
+        count.unblocks += unblocks;
+        count.since = count.since.min(since);
+    }
+    counts.into_values().collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::protocol::kinds;
@@ -21,6 +22,8 @@ pub struct Metrics {
     messages: IntCounterVec,
     deliveries: IntCounterVec,
     schedule_promises: IntCounter,
+    unserved_targets: IntGauge,
+    unserved_tasks: IntGauge,
 }
 
 impl Metrics {
@@ -66,6 +69,21 @@ impl Metrics {
         registry
             .register(Box::new(schedule_promises.clone()))
             .expect("names are unique");
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help).expect("names are constants");
+            registry
+                .register(Box::new(gauge.clone()))
+                .expect("names are unique");
+            gauge
+        };
+        let unserved_targets = gauge(
+            "resonate_unserved_targets",
+            "Targets that tasks wait for and nobody receives: no stream open, or transport disabled.",
+        );
+        let unserved_tasks = gauge(
+            "resonate_unserved_tasks",
+            "Tasks that wait for unserved targets, at most 1000 counted of each.",
+        );
         Metrics {
             registry,
             requests,
@@ -73,6 +91,8 @@ impl Metrics {
             messages,
             deliveries,
             schedule_promises,
+            unserved_targets,
+            unserved_tasks,
         }
     }
 
@@ -100,6 +120,13 @@ impl Metrics {
     /// Promises were created by schedules.
     pub fn schedule_promises(&self, count: u64) {
         self.schedule_promises.inc_by(count);
+    }
+
+    /// Tasks wait for targets that nobody serves.
+    pub fn unserved(&self, targets: usize, tasks: usize) {
+        let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        self.unserved_targets.set(number(targets));
+        self.unserved_tasks.set(number(tasks));
     }
 
     /// The Prometheus text format.

@@ -17,6 +17,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use google_cloud_auth::credentials::{Builder as DefaultCredentials, Credentials, anonymous};
 use google_cloud_gax::retry_policy::RetryPolicyExt;
 use google_cloud_pubsub::client::{BasePublisher, Publisher};
@@ -27,7 +28,7 @@ use tokio::time::Instant;
 
 use super::health::Health;
 use super::slots::{Deliver, Slots};
-use super::{Outcome, Outgoing, Transport, google, install_tls_provider};
+use super::{Outcome, Outgoing, Room, Transport, google, install_tls_provider};
 use crate::protocol::address::Address;
 
 /// Topics whose publishers are kept; beyond it the one used least recently is closed.
@@ -43,8 +44,6 @@ const CONNECTIONS_MAX: usize = 8;
 /// Where to publish, how much at once, and how long each may take.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Whether anything is published.
-    pub enabled: bool,
     /// The project of `gcps:///topic`.
     pub project: Option<String>,
     /// Messages in flight, at least 1; as many more wait.
@@ -58,7 +57,6 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            enabled: false,
             project: None,
             concurrency: 256,
             timeout: Duration::from_secs(10),
@@ -67,27 +65,15 @@ impl Default for Settings {
     }
 }
 
-/// Whom the transport tells that messages it handed back are worth offering again.
-///
-/// Called without a lock held, from the task of a publish: it must not block.
-pub trait Observer: Send + Sync {
-    /// The queue had refused messages and has drained to half.
-    fn room_publish(&self);
-}
-
 /// The Pub/Sub transport. Cheap to clone.
 #[derive(Clone)]
 pub struct Gcps {
-    /// None when disabled.
-    slots: Option<Slots<Publishing>>,
+    slots: Slots<Publishing>,
 }
 
 impl Gcps {
     /// Must be called on the tokio runtime that the publishes are to run on.
-    pub fn new(settings: Settings, observer: Arc<dyn Observer>) -> Gcps {
-        if !settings.enabled {
-            return Gcps { slots: None };
-        }
+    pub fn new(settings: Settings, room: Room) -> Gcps {
         install_tls_provider();
         let concurrency = settings.concurrency;
         let publishing = Publishing {
@@ -95,27 +81,26 @@ impl Gcps {
             client: tokio::sync::Mutex::default(),
             health: Mutex::default(),
         };
-        let room = move || observer.room_publish();
         Gcps {
-            slots: Some(Slots::new(publishing, concurrency, room)),
-        }
-    }
-
-    /// Hands back what waits and takes on no more. Publishes in flight may finish within the time given,
-    /// then they are aborted; their receipts say that nobody was there, so they stay due.
-    pub async fn close(&self, within: Duration) {
-        if let Some(slots) = &self.slots {
-            slots.close(within).await;
+            slots: Slots::new(publishing, concurrency, room),
         }
     }
 }
 
+#[async_trait]
 impl Transport for Gcps {
     fn send(&self, message: Outgoing) {
-        match &self.slots {
-            Some(slots) => slots.send(message),
-            None => message.receipt.report(Outcome::Disabled),
-        }
+        self.slots.send(message);
+    }
+
+    fn trouble(&self, address: &Address) -> Option<String> {
+        let publishing = self.slots.deliver();
+        let topic = publishing.topic(address)?;
+        publishing.health().failure(&topic).map(str::to_owned)
+    }
+
+    async fn close(&self, within: Duration) {
+        self.slots.close(within).await;
     }
 }
 
@@ -148,16 +133,11 @@ struct Publishers {
 impl Deliver for Publishing {
     /// Publishes a message and says what became of it.
     async fn deliver(&self, message: Outgoing) {
-        let Address::Gcps { project, topic } = &message.address else {
+        let Some(topic) = self.topic(&message.address) else {
             debug_assert!(false, "not a gcps address: {:?}", message.address);
             message.receipt.report(Outcome::Failed);
             return;
         };
-        let project = match (project.as_str(), &self.settings.project) {
-            ("", Some(default)) => default,
-            (named, _) => named,
-        };
-        let topic = format!("projects/{project}/topics/{topic}");
         let deadline = Instant::now() + self.settings.timeout;
 
         let client = match tokio::time::timeout_at(deadline, self.connect()).await {
@@ -191,6 +171,22 @@ impl Deliver for Publishing {
 }
 
 impl Publishing {
+    /// The full name of the topic.
+    fn topic(&self, address: &Address) -> Option<String> {
+        let Address::Gcps { project, topic } = address else {
+            return None;
+        };
+        let project = match (project.as_str(), &self.settings.project) {
+            ("", Some(default)) => default,
+            (named, _) => named,
+        };
+        Some(format!("projects/{project}/topics/{topic}"))
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The client, with credentials that were good a moment ago.
     async fn connect(&self) -> Result<Arc<Client>, String> {
         let client = {
@@ -260,12 +256,10 @@ impl Publishing {
     }
 
     fn book(&self, topic: &str, message: Outgoing, failure: Option<&str>) {
-        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = match failure {
-            Some(_) => health.failed(topic, Instant::now()),
-            None => health.delivered(topic),
+            Some(reason) => self.health().failed(topic, reason, Instant::now()),
+            None => self.health().delivered(topic),
         };
-        drop(health);
         match failure {
             Some(reason) if is_news => tracing::warn!(topic, reason, "topic is failing"),
             Some(reason) => tracing::debug!(topic, reason, "publish failed"),

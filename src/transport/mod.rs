@@ -5,14 +5,20 @@
 //! [`Receipt`], exactly once, also when the message is dropped on the way (a stream that closes with
 //! messages still buffered, a task that dies).
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::join_all;
 
 use crate::protocol::address::Address;
 
 pub mod bash_exec;
 pub mod gcps;
 mod google;
-mod health;
+pub(crate) mod health;
 pub mod http_push;
 pub mod poll;
 mod slots;
@@ -74,9 +80,51 @@ pub struct Outgoing {
 }
 
 /// A way out.
+#[async_trait]
 pub trait Transport: Send + Sync + 'static {
     /// Takes a message on. Returns at once.
     fn send(&self, message: Outgoing);
+
+    /// Why messages to this address fail, if the last one did.
+    fn trouble(&self, _address: &Address) -> Option<String> {
+        None
+    }
+
+    /// Hands back what waits and takes on no more. What is in flight may finish within the time given,
+    /// then it is aborted; its receipts say that nobody was there, so it stays due.
+    async fn close(&self, _within: Duration) {}
+}
+
+/// Tells that messages which were handed back are worth offering again. Called without a lock held; it
+/// must not block.
+pub type Room = Box<dyn Fn() + Send + Sync>;
+
+/// The transports that are enabled, by [`Address::scheme`].
+#[derive(Default)]
+pub struct Table(BTreeMap<&'static str, Arc<dyn Transport>>);
+
+impl Table {
+    /// Adds the transport of a scheme.
+    #[must_use]
+    pub fn with(mut self, scheme: &'static str, transport: impl Transport) -> Self {
+        self.0.insert(scheme, Arc::new(transport));
+        self
+    }
+
+    /// The transport of an address; none if it is disabled.
+    pub fn of(&self, address: &Address) -> Option<&dyn Transport> {
+        self.0.get(address.scheme()).map(|transport| &**transport)
+    }
+
+    /// The schemes.
+    pub fn schemes(&self) -> impl Iterator<Item = &'static str> {
+        self.0.keys().copied()
+    }
+
+    /// Closes all, side by side.
+    pub async fn close(&self, within: Duration) {
+        join_all(self.0.values().map(|transport| transport.close(within))).await;
+    }
 }
 
 /// TLS clients take the process-wide provider, and panic without one.

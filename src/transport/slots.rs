@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::{Outcome, Outgoing};
+use super::{Outcome, Outgoing, Room};
 
 /// What is done with a message that has its turn.
 pub(super) trait Deliver: Send + Sync + 'static {
@@ -34,7 +34,7 @@ struct Shared<D> {
     deliver: D,
     concurrency: usize,
     /// Tells that messages that were handed back are worth offering again.
-    room: Box<dyn Fn() + Send + Sync>,
+    room: Room,
     runtime: Handle,
     state: Mutex<State>,
     /// Every running task holds a receiver; a value tells them to stop.
@@ -52,17 +52,22 @@ struct State {
 impl<D: Deliver> Slots<D> {
     /// At most `concurrency` deliveries at once, on the tokio runtime of the caller. `room` is called
     /// without a lock held, from the task of a delivery, and must not block.
-    pub fn new(deliver: D, concurrency: usize, room: impl Fn() + Send + Sync + 'static) -> Self {
+    pub fn new(deliver: D, concurrency: usize, room: Room) -> Self {
         Slots {
             shared: Arc::new(Shared {
                 deliver,
                 concurrency: concurrency.max(1),
-                room: Box::new(room),
+                room,
                 runtime: Handle::current(),
                 state: Mutex::default(),
                 abort: watch::Sender::new(()),
             }),
         }
+    }
+
+    /// What delivers.
+    pub fn deliver(&self) -> &D {
+        &self.shared.deliver
     }
 
     /// Takes a message on, or hands it back at once.

@@ -136,7 +136,7 @@ fn a_disabled_transport_publishes_nothing_and_says_so() {
     server.client().create("y", i64::MAX, to("poll://any@g"));
     assert_eq!(stream.next_execute().0, "y");
     assert!(fake.is_idle());
-    server.logs("messages to this kind of address are dropped: transport disabled");
+    server.logs("messages to this target are dropped: transport disabled");
 }
 
 #[test]

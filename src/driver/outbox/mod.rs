@@ -28,46 +28,50 @@ use crate::protocol::message;
 use crate::protocol::record::{Id, Millis, Promise};
 use crate::store::Changes;
 use crate::telemetry::metrics::METRICS;
-use crate::transport::bash_exec::BashExec;
-use crate::transport::gcps::Gcps;
-use crate::transport::http_push::HttpPush;
+use crate::transport::health::Health;
 use crate::transport::poll::{self, Hub};
-use crate::transport::{Outcome, Outgoing, Receipt, Transport};
+use crate::transport::{Outcome, Outgoing, Receipt, Room, Table};
 
 mod background;
 mod backlog;
 mod offers;
 mod peers;
+mod targets;
 
 use backlog::Backlog;
 use offers::{Offers, Source};
 pub use peers::Ear;
+pub use targets::{Reason, Target, Targets};
 
 /// Messages held back until their instant; beyond it the task's retry timer sends them.
 const HELD_BACK_MAX: usize = 100_000;
 /// Failed messages remembered; beyond it all are forgotten.
 const BACKING_OFF_MAX: usize = 100_000;
 
-/// The ways out. A new transport is a file in `transport/` and a line in `Transports::of`.
+/// The ways out.
 pub struct Transports {
-    /// `http://`, `https://`.
-    pub http_push: HttpPush,
-    /// `poll://`.
-    pub poll: Hub,
-    /// `gcps://`.
-    pub gcps: Gcps,
-    /// `bash://`, unless disabled.
-    pub bash_exec: Option<BashExec>,
+    /// Those that are enabled.
+    table: Table,
+    /// Who is connected.
+    streams: Hub,
+    /// The queues of enabled transports that a server delivers from by itself, whoever is connected: of
+    /// pushes, of publishes ([`address::is_served_anywhere`]), of scripts.
+    own_queues: Vec<Id>,
 }
 
 impl Transports {
-    fn of(&self, address: &Address) -> Option<&dyn Transport> {
-        match address {
-            Address::Http { .. } => Some(&self.http_push),
-            Address::Poll(_) => Some(&self.poll),
-            Address::Gcps { .. } => Some(&self.gcps),
-            Address::Bash(_) => self.bash_exec.as_ref().map(|bash| bash as &dyn Transport),
+    /// The transports that are enabled, and the streams of `poll://`, which may not be among them.
+    pub fn new(table: Table, streams: Hub) -> Self {
+        Transports {
+            own_queues: table.schemes().filter_map(address::own_queue).collect(),
+            table,
+            streams,
         }
+    }
+
+    /// Closes all but the streams: [`Hub::close`].
+    pub async fn close(&self, within: Duration) {
+        self.table.close(within).await;
     }
 }
 
@@ -78,9 +82,6 @@ pub struct Settings {
     pub server_url: String,
     /// The address grammar.
     pub address_rules: Rules,
-    /// The queues of enabled transports that a server delivers from by itself, whoever is connected: of
-    /// pushes, of publishes ([`address::is_served_anywhere`]), of scripts.
-    pub own_queues: Vec<Id>,
     /// `messages.poll_interval`.
     pub sweep_interval: Duration,
     /// `messages.batch_size`.
@@ -119,8 +120,8 @@ struct State {
     held_back: BTreeMap<(Millis, Id), Message>,
     /// Queues whose waiting messages are to be offered.
     backlog: Backlog,
-    /// Schemes whose messages were dropped, to say so once.
-    dropped_schemes: HashSet<&'static str>,
+    /// Targets whose messages nobody takes: nobody is there, or the transport is disabled.
+    unserved: Health,
 }
 
 impl Outbox {
@@ -161,18 +162,18 @@ impl Outbox {
         let Some(transports) = self.transports() else {
             return Arc::from([]);
         };
-        let polled = transports.poll.listened_queues();
-        let own = &self.settings.own_queues;
-        let own = own.iter().filter(|own| is_wanted(own));
+        let polled = transports.streams.listened_queues();
+        let own = transports.own_queues.iter();
+        let own = own.filter(|own| is_wanted(own));
         polled.iter().chain(own).cloned().collect()
     }
 
     /// Whether somebody listens to the queue.
     pub fn is_listened(&self, queue: &str) -> bool {
-        self.settings.own_queues.iter().any(|own| **own == *queue)
-            || self
-                .transports()
-                .is_some_and(|transports| transports.poll.is_listened(queue))
+        self.transports().is_some_and(|transports| {
+            transports.own_queues.iter().any(|own| **own == *queue)
+                || transports.streams.is_listened(queue)
+        })
     }
 
     /// Sends messages whose changes are committed, or holds them while paused.
@@ -227,8 +228,7 @@ impl Outbox {
             tracing::warn!("a stored address is no longer valid; its message is dropped");
             return false;
         };
-        let transport = transports.of(&address);
-        let scheme = scheme_of(&address);
+        let transport = transports.table.of(&address);
         let (kind, body, subject) = match message {
             Message::Execute { id, version, .. } => {
                 let queue = address.queue();
@@ -256,7 +256,7 @@ impl Outbox {
         };
         METRICS.message(kind);
         let is_refused = Arc::new(AtomicBool::new(false));
-        let receipt = self.receipt(subject, scheme, is_refused.clone());
+        let receipt = self.receipt(subject, is_refused.clone());
         match transport {
             Some(transport) => {
                 transport.send(Outgoing {
@@ -265,18 +265,16 @@ impl Outbox {
                     receipt,
                 });
             }
-            None => receipt.report(Outcome::Disabled),
+            None => {
+                self.warn_disabled(&address);
+                receipt.report(Outcome::Disabled);
+            }
         }
         !is_refused.load(Ordering::Relaxed)
     }
 
     /// Books the outcome: of an `execute` there is nothing to book, its task's retry stands behind it.
-    fn receipt(
-        self: &Arc<Self>,
-        subject: Subject,
-        scheme: &'static str,
-        is_refused: Arc<AtomicBool>,
-    ) -> Receipt {
+    fn receipt(self: &Arc<Self>, subject: Subject, is_refused: Arc<AtomicBool>) -> Receipt {
         let outbox = self.clone();
         Receipt::new(move |outcome| {
             let status = match outcome {
@@ -285,10 +283,8 @@ impl Outbox {
                 Outcome::Nobody | Outcome::Disabled => "dropped",
             };
             METRICS.deliveries(status, 1);
-            match outcome {
-                Outcome::Nobody => is_refused.store(true, Ordering::Relaxed),
-                Outcome::Disabled => outbox.warn_dropped(scheme),
-                Outcome::Delivered | Outcome::Failed => {}
+            if outcome == Outcome::Nobody {
+                is_refused.store(true, Ordering::Relaxed);
             }
             match (subject, outcome) {
                 // What failed is offered by its retry, not as soon as there is room again.
@@ -319,15 +315,6 @@ impl Outbox {
     fn finish(&self, step: Step) {
         self.lock().finished.push_back(step);
         self.has_finished.notify_one();
-    }
-
-    fn warn_dropped(&self, scheme: &'static str) {
-        if self.lock().dropped_schemes.insert(scheme) {
-            tracing::warn!(
-                scheme,
-                "messages to this kind of address are dropped: transport disabled"
-            );
-        }
     }
 
     /// Pauses delivery, or resumes it and sends what was held.
@@ -395,20 +382,12 @@ impl Outbox {
             self.send_held_back(engine),
             self.pump_queues(engine),
             self.give_up_stale(engine),
+            self.watch_targets(engine),
         );
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn scheme_of(address: &Address) -> &'static str {
-    match address {
-        Address::Gcps { .. } => "gcps",
-        Address::Bash(_) => "bash",
-        Address::Http { .. } => "http",
-        Address::Poll(_) => "poll",
     }
 }
 
@@ -464,26 +443,14 @@ impl poll::Observer for Observer {
     }
 }
 
-impl crate::transport::http_push::Observer for Observer {
-    fn room_push(&self) {
-        if let Some(outbox) = self.0.upgrade() {
-            outbox.pump_soon([address::push_queue()]);
-        }
-    }
-}
-
-impl crate::transport::gcps::Observer for Observer {
-    fn room_publish(&self) {
-        if let Some(outbox) = self.0.upgrade() {
-            outbox.pump_soon([address::gcps_queue()]);
-        }
-    }
-}
-
-impl crate::transport::bash_exec::Observer for Observer {
-    fn room_bash(&self) {
-        if let Some(outbox) = self.0.upgrade() {
-            outbox.pump_soon([address::bash_queue()]);
-        }
+impl Observer {
+    /// Tells that a queue of messages that do not wait for streams had refused some, and has room again.
+    pub fn room(&self, queue: Id) -> Room {
+        let outbox = self.0.clone();
+        Box::new(move || {
+            if let Some(outbox) = outbox.upgrade() {
+                outbox.pump_soon([queue.clone()]);
+            }
+        })
     }
 }

@@ -164,6 +164,43 @@ pub const WAITING_UNBLOCKS: &str = concat!(
     ORDER BY l.retry_at, l.promise_id, l.address LIMIT $6"
 );
 
+/// The queues after $1 that tasks wait in, at most $2: a jump in the index for each.
+pub const QUEUES_OF_EXECUTES: &str = "
+    WITH RECURSIVE found (queue) AS (
+        SELECT (SELECT queue FROM tasks WHERE state = 'pending' AND queue > $1 ORDER BY queue LIMIT 1)
+        UNION ALL
+        SELECT (SELECT t.queue FROM tasks AS t WHERE t.state = 'pending' AND t.queue > found.queue
+            ORDER BY t.queue LIMIT 1)
+        FROM found WHERE queue IS NOT NULL
+    )
+    SELECT queue FROM found WHERE queue IS NOT NULL LIMIT $2";
+
+/// The queues after $1 that unblocks wait in, at most $2.
+pub const QUEUES_OF_UNBLOCKS: &str = "
+    WITH RECURSIVE found (queue) AS (
+        SELECT (SELECT queue FROM listeners WHERE enqueued_at IS NOT NULL AND queue > $1
+            ORDER BY queue LIMIT 1)
+        UNION ALL
+        SELECT (SELECT l.queue FROM listeners AS l WHERE l.enqueued_at IS NOT NULL AND l.queue > found.queue
+            ORDER BY l.queue LIMIT 1)
+        FROM found WHERE queue IS NOT NULL
+    )
+    SELECT queue FROM found WHERE queue IS NOT NULL LIMIT $2";
+
+/// Of the first $3 executes in queue $1, those offered by $2: (address, how many, since when).
+pub const COUNT_EXECUTES: &str = "
+    SELECT target, count(*), min(offer_at) FROM (
+        SELECT target, offer_at FROM tasks WHERE state = 'pending' AND queue = $1
+        ORDER BY retry_at, id LIMIT $3
+    ) AS first WHERE offer_at <= $2 GROUP BY target";
+
+/// Of the first $3 unblocks in queue $1, those enqueued by $2: (address, how many, since when).
+pub const COUNT_UNBLOCKS: &str = "
+    SELECT address, count(*), min(enqueued_at) FROM (
+        SELECT address, enqueued_at FROM listeners WHERE enqueued_at IS NOT NULL AND queue = $1
+        ORDER BY retry_at, promise_id LIMIT $3
+    ) AS first WHERE enqueued_at <= $2 GROUP BY address";
+
 /// Unblocks enqueued by $1, oldest first, at most $2.
 pub const STALE_UNBLOCKS: &str = "
     SELECT promise_id, address FROM listeners

@@ -36,7 +36,7 @@ use super::columns;
 use super::rows::{self, json, limit};
 use super::{
     Changes, Deadline, Dump, Loaded, Need, PromisePage, QueueCursor, Queues, Result, SchedulePage,
-    Store, TaskPage, Transaction, Waiting,
+    Store, TaskPage, Transaction, Waiting, WaitingCount, WaitingKind,
 };
 use error::classify;
 use file::LockFile;
@@ -237,6 +237,32 @@ impl Store for SqliteStore {
         let executes = executes.await?;
         let unblocks = self.all(page(sql::WAITING_UNBLOCKS), columns::waiting_unblock);
         Ok(columns::merged(executes, unblocks.await?, rows))
+    }
+
+    async fn queues(&self, kind: WaitingKind, after: Option<&str>, rows: usize) -> Result<Vec<Id>> {
+        let page = |sql| {
+            sqlx::query(sql)
+                .bind(after.unwrap_or_default())
+                .bind(limit(rows))
+        };
+        let executes = self.all(page(sql::QUEUES_OF_EXECUTES), columns::id).await?;
+        let unblocks = match kind {
+            WaitingKind::Execute => Vec::new(),
+            WaitingKind::Any => self.all(page(sql::QUEUES_OF_UNBLOCKS), columns::id).await?,
+        };
+        Ok(rows::first_of_both(executes, unblocks, rows))
+    }
+
+    async fn waiting_by_address(
+        &self,
+        queue: &str,
+        now: Millis,
+        rows: usize,
+    ) -> Result<Vec<WaitingCount>> {
+        let page = |sql| sqlx::query(sql).bind(queue).bind(now).bind(limit(rows));
+        let executes = self.all(page(sql::COUNT_EXECUTES), columns::count).await?;
+        let unblocks = self.all(page(sql::COUNT_UNBLOCKS), columns::count).await?;
+        Ok(rows::counted(executes, unblocks))
     }
 
     async fn stale_unblocks(&self, before: Millis, rows: usize) -> Result<Vec<(Id, Id)>> {

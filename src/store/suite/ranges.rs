@@ -3,6 +3,7 @@
 use super::*;
 use crate::store::{
     Deadline, DeadlineKey, PromisePage, QueueCursor, Queues, SchedulePage, TaskPage, Waiting,
+    WaitingCount, WaitingKind,
 };
 
 pub(super) fn first(limit: usize) -> PromisePage {
@@ -255,6 +256,86 @@ pub(crate) async fn ended_objects_have_no_deadlines(store: &dyn Store) {
     assert_eq!(due, []);
     let stale = store.stale_unblocks(Millis::MAX, 100).await.unwrap();
     assert_eq!(stale, []);
+}
+
+/// Tasks and unblocks in several queues.
+async fn insert_waiting(store: &dyn Store) {
+    let mut twice = unblocking("d", "poll://any@g", 3, 20);
+    let other = id("poll://any@g/b");
+    twice.listeners.insert(other, enqueued(2, 20));
+    insert(
+        store,
+        [
+            pending("a", "poll://any@g", 30),
+            pending("b", "poll://any@g/x", 10),
+            pending("c", "poll://any@g", 20),
+            twice,
+            unblocking("e", "poll://uni@g/1", 3, 10),
+            pending("elsewhere", "poll://any@h", 10),
+            pending("script", "bash:///w", 10),
+            acquired("held", "p", 10),
+        ],
+    )
+    .await;
+}
+
+pub(crate) async fn queues_that_messages_wait_in_are_found(store: &dyn Store) {
+    insert_waiting(store).await;
+    let found = async |kind, after, limit| {
+        let queues = store.queues(kind, after, limit).await.unwrap();
+        queues.join(" ")
+    };
+    let all = "any@g any@h bash uni@g/1";
+    assert_eq!(found(WaitingKind::Any, None, 10).await, all);
+    assert_eq!(found(WaitingKind::Any, None, 2).await, "any@g any@h");
+    let behind = Some("any@h");
+    assert_eq!(found(WaitingKind::Any, behind, 10).await, "bash uni@g/1");
+    let of_tasks = "any@g any@h bash";
+    assert_eq!(found(WaitingKind::Execute, None, 10).await, of_tasks);
+    assert_eq!(found(WaitingKind::Execute, behind, 10).await, "bash");
+    assert_eq!(found(WaitingKind::Any, Some("uni@g/1"), 10).await, "");
+}
+
+pub(crate) async fn waiting_messages_are_counted_by_address(store: &dyn Store) {
+    insert_waiting(store).await;
+    let counted = async |now, limit| {
+        let counts = store.waiting_by_address("any@g", now, limit);
+        let mut counts = counts.await.unwrap();
+        counts.sort_by(|one, other| one.address.cmp(&other.address));
+        let text = |count: &WaitingCount| {
+            let address = count.address.trim_start_matches("poll://any@");
+            format!(
+                "{address} {}+{} {}",
+                count.executes, count.unblocks, count.since
+            )
+        };
+        counts.iter().map(text).collect::<Vec<_>>().join(", ")
+    };
+    let offered = offer_at_of(store, "a").await;
+    assert_eq!(
+        counted(100, 10).await,
+        format!("g 2+1 {}, g/b 0+1 2, g/x 1+0 {offered}", offered.min(3))
+    );
+    assert_eq!(counted(offered.min(2) - 1, 10).await, "");
+    // The first by retry instant: b, and one of d's.
+    let first = counted(100, 1).await;
+    assert!(
+        first.contains("g/x 1+0") && !first.contains("2+"),
+        "{first}"
+    );
+    assert!(
+        store
+            .waiting_by_address("none", 100, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+async fn offer_at_of(store: &dyn Store, name: &str) -> Millis {
+    let objects = store.read(&[id(name)]).await.unwrap();
+    let task = objects[0].task.as_ref().unwrap();
+    task.offer_at.unwrap()
 }
 
 pub(crate) async fn waiting_messages_come_in_pages(store: &dyn Store) {

@@ -6,7 +6,6 @@
 //! other, inside the server. A slot (`slots`) is taken for as long as the worker holds its order.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +13,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 
 use super::slots::{Deliver, Slots};
-use super::{Outcome, Outgoing, Receipt, Transport};
+use super::{Outcome, Outgoing, Receipt, Room, Transport};
 use crate::protocol::address::{Address, Bash};
 
 pub mod environment;
@@ -22,14 +21,6 @@ pub mod process;
 pub mod script;
 #[cfg(test)]
 mod tests;
-
-/// Whom the transport tells that messages it handed back are worth offering again.
-///
-/// Called without a lock held: it must not block.
-pub trait Observer: Send + Sync {
-    /// Messages had been refused, and half of those waiting are gone.
-    fn room_bash(&self);
-}
 
 /// The transport. Cheap to clone.
 #[derive(Clone)]
@@ -64,12 +55,8 @@ pub struct Slot {
 impl BashExec {
     /// Runs at most `concurrency` scripts at once; whoever holds the receiver runs them. Must be called on
     /// the tokio runtime that messages are to wait on.
-    pub fn new(
-        concurrency: usize,
-        observer: Arc<dyn Observer>,
-    ) -> (BashExec, UnboundedReceiver<Order>) {
+    pub fn new(concurrency: usize, room: Room) -> (BashExec, UnboundedReceiver<Order>) {
         let (orders, taken) = mpsc::unbounded_channel();
-        let room = move || observer.room_bash();
         let slots = Slots::new(Ordering { orders }, concurrency, room);
         (BashExec { slots }, taken)
     }

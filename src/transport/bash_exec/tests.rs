@@ -11,16 +11,19 @@ use tokio::process::Command;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::process::{Ended, OUTPUT_BYTES_MAX, run};
-use super::{BashExec, Observer, Order};
+use super::{BashExec, Order};
 use crate::protocol::address::{Address, Rules};
-use crate::transport::{Outcome, Outgoing, Receipt, Transport};
+use crate::transport::{Outcome, Outgoing, Receipt, Room, Transport};
 
 #[derive(Default)]
 struct Heard(AtomicUsize);
 
-impl Observer for Heard {
-    fn room_bash(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
+impl Heard {
+    fn room(self: &Arc<Self>) -> Room {
+        let heard = Arc::clone(self);
+        Box::new(move || {
+            heard.0.fetch_add(1, Ordering::SeqCst);
+        })
     }
 }
 
@@ -34,7 +37,7 @@ struct Rig {
 impl Rig {
     fn new() -> Rig {
         let heard = Arc::new(Heard::default());
-        let (transport, orders) = BashExec::new(2, Arc::clone(&heard) as Arc<dyn Observer>);
+        let (transport, orders) = BashExec::new(2, heard.room());
         Rig {
             transport,
             orders,

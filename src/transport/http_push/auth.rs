@@ -180,7 +180,7 @@ impl Authenticator {
         );
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = match failure {
-            Some(_) => health.failed(&origin, Instant::now()),
+            Some(reason) => health.failed(&origin, reason, Instant::now()),
             None => health.delivered(&origin),
         };
         drop(health);

@@ -6,9 +6,10 @@
 
 use std::error::Error as _;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, ClientBuilder, Response, redirect};
 use tokio::time::Instant;
@@ -17,7 +18,7 @@ use url::Url;
 pub use self::auth::{Auth, Mode, bearer};
 use super::health::Health;
 use super::slots::{Deliver, Slots};
-use super::{Outcome, Outgoing, Transport, install_tls_provider};
+use super::{Outcome, Outgoing, Room, Transport, install_tls_provider};
 use crate::protocol::address::Address;
 
 mod auth;
@@ -35,8 +36,6 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
 /// How many pushes, how long each may take, and how they say whom they come from.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Whether anything is pushed.
-    pub enabled: bool,
     /// Pushes in flight, at least 1; as many more wait.
     pub concurrency: usize,
     /// Until the connection is up.
@@ -50,7 +49,6 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            enabled: true,
             concurrency: 256,
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(180),
@@ -59,19 +57,10 @@ impl Default for Settings {
     }
 }
 
-/// Whom the transport tells that messages it handed back are worth offering again.
-///
-/// Called without a lock held, from the task of a push: it must not block.
-pub trait Observer: Send + Sync {
-    /// The queue had refused messages and has drained to half.
-    fn room_push(&self);
-}
-
 /// The push transport. Cheap to clone.
 #[derive(Clone)]
 pub struct HttpPush {
-    /// None when disabled.
-    slots: Option<Slots<Pusher>>,
+    slots: Slots<Pusher>,
 }
 
 struct Pusher {
@@ -83,41 +72,36 @@ struct Pusher {
 impl HttpPush {
     /// Builds the client, with the certificate roots of the platform. Must be called on the tokio
     /// runtime that the pushes are to run on.
-    pub fn new(settings: Settings, observer: Arc<dyn Observer>) -> reqwest::Result<HttpPush> {
-        if !settings.enabled {
-            return Ok(HttpPush { slots: None });
-        }
+    pub fn new(settings: Settings, room: Room) -> reqwest::Result<HttpPush> {
         let client = client(&settings)?;
-        Ok(HttpPush::with_client(client, settings, observer))
+        Ok(HttpPush::with_client(client, settings, room))
     }
 
-    fn with_client(client: Client, settings: Settings, observer: Arc<dyn Observer>) -> HttpPush {
+    fn with_client(client: Client, settings: Settings, room: Room) -> HttpPush {
         let pusher = Pusher {
             client,
             authenticator: auth::Authenticator::new(settings.auth),
             health: Mutex::default(),
         };
-        let room = move || observer.room_push();
         HttpPush {
-            slots: Some(Slots::new(pusher, settings.concurrency, room)),
-        }
-    }
-
-    /// Hands back what waits and takes on no more. Pushes in flight may finish within the time given,
-    /// then they are aborted; their receipts say that nobody was there, so they stay due.
-    pub async fn close(&self, within: Duration) {
-        if let Some(slots) = &self.slots {
-            slots.close(within).await;
+            slots: Slots::new(pusher, settings.concurrency, room),
         }
     }
 }
 
+#[async_trait]
 impl Transport for HttpPush {
     fn send(&self, message: Outgoing) {
-        match &self.slots {
-            Some(slots) => slots.send(message),
-            None => message.receipt.report(Outcome::Disabled),
-        }
+        self.slots.send(message);
+    }
+
+    fn trouble(&self, address: &Address) -> Option<String> {
+        let health = self.slots.deliver().health();
+        health.failure(&address.label()).map(str::to_owned)
+    }
+
+    async fn close(&self, within: Duration) {
+        self.slots.close(within).await;
     }
 }
 
@@ -139,7 +123,7 @@ impl Deliver for Pusher {
             message.receipt.report(Outcome::Failed);
             return;
         };
-        let target = url.origin().ascii_serialization();
+        let target = message.address.label();
         let identity = self.authenticator.header(address, &url).await;
         let request = self
             .client
@@ -166,13 +150,15 @@ impl Deliver for Pusher {
 }
 
 impl Pusher {
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn record(&self, target: &str, failure: Option<&str>) {
-        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = match failure {
-            Some(_) => health.failed(target, Instant::now()),
-            None => health.delivered(target),
+            Some(reason) => self.health().failed(target, reason, Instant::now()),
+            None => self.health().delivered(target),
         };
-        drop(health);
         match failure {
             Some(reason) if is_news => {
                 tracing::warn!(target.origin = target, reason, "push target is failing");
