@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::output;
 use super::session::Failure;
 
 /// Reads the JSON of a flag.
@@ -33,28 +34,14 @@ pub(super) fn value(flag: &str, text: Option<&str>) -> Result<Value, Failure> {
     let mut value = json(flag, text)?;
     if value.get("data").is_some() {
         let parts: Data = serde_json::from_str(text).map_err(|error| invalid(flag, &error))?;
-        let text = text_of(parts.data).map_err(|error| invalid(flag, &error))?;
-        value["data"] = base64(&text).into();
+        value["data"] = base64(&text_of(parts.data)).into();
     }
     Ok(value)
 }
 
 /// A string stands for itself, anything else for its JSON.
-fn text_of(data: &RawValue) -> Result<String, serde_json::Error> {
-    match serde_json::from_str(data.get()) {
-        Ok(text) => Ok(text),
-        Err(_) => Ok(compact(data)?.get().to_owned()),
-    }
-}
-
-/// The same JSON without blanks, its members in their order.
-pub(super) fn compact(json: &RawValue) -> Result<Box<RawValue>, serde_json::Error> {
-    let mut text = Vec::new();
-    serde_transcode::transcode(
-        &mut serde_json::Deserializer::from_str(json.get()),
-        &mut serde_json::Serializer::new(&mut text),
-    )?;
-    serde_json::from_slice(&text)
+fn text_of(data: &RawValue) -> String {
+    serde_json::from_str(data.get()).unwrap_or_else(|_| output::compact(data))
 }
 
 /// The alphabet of all SDKs.

@@ -8,7 +8,7 @@ use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::session::{Failure, Flags, Request, Session};
-use super::{duration, input, wait};
+use super::{duration, input, output, wait};
 use crate::client::{self, clock};
 use crate::protocol::record::{Millis, Promise, tag};
 
@@ -109,19 +109,25 @@ impl Command {
         Ok(Request::new("promise.create", data))
     }
 
+    /// As they were written, without blanks.
     fn arguments(&self) -> Result<Vec<Box<RawValue>>, Failure> {
-        let invalid = |error| Failure::Input(format!("Failed to parse --json-args: {error}"));
         let Some(array) = &self.json_args else {
             return self.arg.iter().map(|text| argument(text)).collect();
         };
-        let arguments: Vec<&RawValue> = serde_json::from_str(array).map_err(invalid)?;
-        let compact = arguments.into_iter().map(input::compact);
-        compact.collect::<Result<_, _>>().map_err(invalid)
+        let arguments: Vec<&RawValue> = serde_json::from_str(array)
+            .map_err(|error| Failure::Input(format!("Failed to parse --json-args: {error}")))?;
+        arguments.into_iter().map(compact).collect()
     }
 }
 
 fn argument(text: &str) -> Result<Box<RawValue>, Failure> {
-    let json = serde_json::from_str(text).and_then(|json: &RawValue| input::compact(json));
-    let argument = json.or_else(|_| to_raw_value(text));
-    Ok(argument.map_err(anyhow::Error::from)?)
+    match serde_json::from_str(text) {
+        Ok(json) => compact(json),
+        Err(_) => Ok(to_raw_value(text).map_err(anyhow::Error::from)?),
+    }
+}
+
+fn compact(json: &RawValue) -> Result<Box<RawValue>, Failure> {
+    let text = output::compact(json);
+    Ok(RawValue::from_string(text).map_err(anyhow::Error::from)?)
 }

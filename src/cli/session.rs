@@ -129,10 +129,7 @@ impl Session {
     pub(super) async fn show(&self, request: &Request) -> Result<ExitCode, Failure> {
         let data = self.client.call(request.kind, &request.data).await?;
         let text = self.is_text().then(|| output::readable(&data)).flatten();
-        match text {
-            Some(text) => output::print(&text)?,
-            None => output::print(&output::pretty(&data)?)?,
-        }
+        output::print(&text.unwrap_or_else(|| output::pretty(&data)))?;
         Ok(ExitCode::SUCCESS)
     }
 

@@ -391,7 +391,7 @@ fn an_invocation_is_a_root_with_a_call() {
 }
 
 #[test]
-fn the_text_of_a_call_has_no_blanks_and_the_order_given() {
+fn a_call_has_its_arguments_as_they_were_written_without_blanks() {
     let server = shared_single();
     let id = unique("invoke");
     ok(
@@ -402,12 +402,12 @@ fn the_text_of_a_call_has_no_blanks_and_the_order_given() {
             "-f",
             "f",
             "--json-args",
-            r#"[ {"b": 1, "a": [1.50, "x y"]} ]"#,
+            r#"[ {"b": 1, "a": [1.50, 123456789012345678901234567890, "x y"]} ]"#,
             "--arg",
             "9",
         ],
     );
-    let text = r#"{"func":"f","args":[{"b":1,"a":[1.5,"x y"]}],"version":1}"#;
+    let text = r#"{"func":"f","args":[{"b":1,"a":[1.50,123456789012345678901234567890,"x y"]}],"version":1}"#;
     let data = STANDARD.encode(text);
     assert_eq!(server.client().get(&id)["param"]["data"], data);
 }

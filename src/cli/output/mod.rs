@@ -7,33 +7,24 @@ use std::io::{self, ErrorKind, Write};
 
 use console::{Style, StyledObject, style};
 use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::to_raw_value;
 
 use super::session::Failure;
 use crate::protocol::record::{PromiseState, TaskState};
 
+mod layout;
 pub(super) mod payload;
 mod record;
 mod table;
 pub(super) mod time;
 
+pub(super) use self::layout::{compact, pretty};
 pub(super) use self::record::readable;
 
-/// Pretty-printed with two blanks, members in the order of the server.
-pub(super) fn pretty(data: &RawValue) -> Result<String, Failure> {
-    let mut text = Vec::new();
-    serde_transcode::transcode(
-        &mut serde_json::Deserializer::from_str(data.get()),
-        &mut serde_json::Serializer::pretty(&mut text),
-    )
-    .map_err(anyhow::Error::from)?;
-    Ok(String::from_utf8(text).map_err(anyhow::Error::from)?)
-}
-
-/// The same of what is put together here.
+/// What is put together here, laid out as the server's answers are.
 pub(super) fn json(answer: &impl Serialize) -> Result<String, Failure> {
-    // Values are held as text, which only the way through `pretty` lays out.
-    pretty(&to_raw_value(answer).map_err(anyhow::Error::from)?)
+    let answer = to_raw_value(answer).map_err(anyhow::Error::from)?;
+    Ok(pretty(&answer))
 }
 
 /// Prints to standard output, and ends the line. A reader that has seen enough, as `head` does, is no
@@ -110,15 +101,5 @@ mod tests {
         );
         assert_eq!(clean("é\n\t日本"), "é\n\t日本");
         assert_eq!(clean_line("é\n\t日本"), "é\\n 日本");
-    }
-
-    #[test]
-    fn members_keep_their_order() {
-        let data = r#"{"b":[],"a":{"z":1,"y":"é"},"c":{}}"#;
-        let data = RawValue::from_string(data.to_owned()).unwrap();
-        assert_eq!(
-            pretty(&data).unwrap(),
-            "{\n  \"b\": [],\n  \"a\": {\n    \"z\": 1,\n    \"y\": \"é\"\n  },\n  \"c\": {}\n}"
-        );
     }
 }

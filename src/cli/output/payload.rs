@@ -3,20 +3,35 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::pretty;
 use crate::protocol::record::Value;
 
+const LINE_MAX: usize = 60;
+
 /// What `data` says: its text if it is base64 of text, else itself. JSON is pretty-printed.
 pub(in crate::cli) fn decoded(data: &str) -> String {
+    let text = text_of(data);
+    match serde_json::from_str(&text) {
+        Ok(json) => pretty(json),
+        Err(_) => text,
+    }
+}
+
+/// The same, but JSON that is short is left on one line.
+pub(super) fn brief(data: &str) -> String {
+    let text = text_of(data);
+    match text.chars().count() {
+        ..=LINE_MAX if !text.contains('\n') => text,
+        _ => decoded(data),
+    }
+}
+
+fn text_of(data: &str) -> String {
     let text = STANDARD.decode(data).ok();
     let text = text.and_then(|bytes| String::from_utf8(bytes).ok());
     let text = text.filter(|text| text.chars().all(is_text));
-    let text = text.unwrap_or_else(|| data.to_owned());
-    let json = serde_json::from_str(&text).ok();
-    json.and_then(|json: &RawValue| pretty(json).ok())
-        .unwrap_or(text)
+    text.unwrap_or_else(|| data.to_owned())
 }
 
 /// Bytes that only look like base64 hardly ever decode to nothing but these.
@@ -67,6 +82,15 @@ mod tests {
         ] {
             assert_eq!(decoded(data), data);
         }
+    }
+
+    #[test]
+    fn short_json_stays_on_its_line() {
+        let call = r#"{"func":"order","args":[1]}"#;
+        assert_eq!(brief(&encoded(call)), call);
+        let long = format!("[\"{}\"]", "x".repeat(60));
+        assert_eq!(brief(&encoded(&long)), decoded(&encoded(&long)));
+        assert_eq!(brief("plain"), "plain");
     }
 
     #[test]

@@ -141,7 +141,7 @@ fn value(value: &Value) -> Option<String> {
     let parts = value.parts()?;
     let headers = parts.headers.into_iter().flatten();
     let headers = headers.map(|(name, value)| format!("{name}: {value}"));
-    let data = parts.data.map(|data| payload::decoded(&data));
+    let data = parts.data.map(|data| payload::brief(&data));
     let lines: Vec<String> = headers.chain(data).collect();
     (!lines.is_empty()).then(|| lines.join("\n"))
 }

@@ -1,7 +1,8 @@
 //! Tables: what `search` prints on a terminal.
 
+use comfy_table::ColumnConstraint::{ContentWidth, LowerBoundary};
 use comfy_table::presets::NOTHING;
-use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, Width};
 use console::Term;
 
 use super::{clean_line, dim, payload, time};
@@ -9,27 +10,30 @@ use crate::protocol::record::{
     Millis, NEVER, Promise, PromiseState, Schedule, TaskRecord, TaskState,
 };
 
+/// Ids and addresses are broken into lines where they must be, but not into single letters.
+const BREAKABLE_WIDTH_MIN: u16 = 6;
+
 pub(super) fn promises(promises: &[Promise], now: Millis) -> String {
     let rows = promises.iter().map(|promise| {
-        let timeout = match promise.settled_at {
-            None => time::relative(promise.timeout_at, now),
-            Some(_) => String::new(),
+        let (took, timeout) = match promise.settled_at {
+            Some(at) => (
+                time::span(at.saturating_sub(promise.created_at)),
+                String::new(),
+            ),
+            None => (String::new(), until(promise.timeout_at, now)),
         };
-        let took = promise
-            .settled_at
-            .map(|at| time::span(at.saturating_sub(promise.created_at)));
         vec![
             text(&promise.id),
             text(promise.state.as_str()).fg(promise_color(promise.state)),
-            text(&time::relative(promise.created_at, now)),
-            text(&took.unwrap_or_default()),
+            text(&until(now, promise.created_at)),
+            text(&took),
             text(&timeout),
             text(&payload::function(&promise.param).unwrap_or_default()),
             text(promise.tags.target().unwrap_or_default()),
         ]
     });
     let header = [
-        "ID", "STATE", "CREATED", "TOOK", "TIMEOUT", "FUNCTION", "TARGET",
+        "ID", "STATE", "AGE", "TOOK", "TIMEOUT", "FUNCTION", "TARGET",
     ];
     table("promises", &header, rows.collect())
 }
@@ -53,9 +57,9 @@ pub(super) fn schedules(schedules: &[Schedule], now: Millis) -> String {
     let rows = schedules.iter().map(|schedule| {
         let next = match schedule.next_run_at {
             NEVER => "never".to_owned(),
-            at => time::relative(at, now),
+            at => until(at, now),
         };
-        let last = schedule.last_run_at.map(|at| time::relative(at, now));
+        let last = schedule.last_run_at.map(|at| until(now, at));
         vec![
             text(&schedule.id),
             text(&schedule.cron).fg(Color::DarkCyan),
@@ -67,6 +71,10 @@ pub(super) fn schedules(schedules: &[Schedule], now: Millis) -> String {
     });
     let header = ["ID", "CRON", "NEXT", "LAST", "PROMISES", "TARGET"];
     table("schedules", &header, rows.collect())
+}
+
+fn until(later: Millis, now: Millis) -> String {
+    time::brief(later.saturating_sub(now))
 }
 
 fn text(text: &str) -> Cell {
@@ -92,15 +100,20 @@ fn table(what: &str, header: &[&str], rows: Vec<Vec<Cell>>) -> String {
     if let Some((_, width)) = Term::stdout().size_checked() {
         table.set_width(width);
     }
-    let header = header
-        .iter()
-        .map(|name| Cell::new(name).add_attribute(Attribute::Dim));
-    table.set_header(keep(header, &used));
+    let names = header.iter();
+    let names = names.map(|name| Cell::new(name).add_attribute(Attribute::Dim));
+    table.set_header(keep(names, &used));
     for row in rows {
         table.add_row(keep(row.into_iter(), &used));
     }
-    for column in table.column_iter_mut() {
+    table.style_text_only();
+    let names = header.iter().zip(&used).filter(|(_, is_used)| **is_used);
+    for (column, (name, _)) in table.column_iter_mut().zip(names) {
         column.set_padding((0, 2));
+        column.set_constraint(match *name {
+            "ID" | "PROMISES" | "TARGET" => LowerBoundary(Width::Fixed(BREAKABLE_WIDTH_MIN)),
+            _ => ContentWidth,
+        });
     }
     table.trim_fmt()
 }

@@ -25,8 +25,17 @@ pub(in crate::cli) fn span(ms: Millis) -> String {
     }
 }
 
+/// A length of time in its largest unit, for tables.
+pub(in crate::cli) fn brief(ms: Millis) -> String {
+    let ms = ms.max(0);
+    let units = [(DAY, "d"), (HOUR, "h"), (MINUTE, "m"), (SECOND, "s")];
+    let unit = units.into_iter().find(|(unit, _)| ms >= *unit);
+    let (length, name) = unit.unwrap_or((1, "ms"));
+    format!("{}{name}", ms / length)
+}
+
 /// How long ago, or in how long.
-pub(in crate::cli) fn relative(at: Millis, now: Millis) -> String {
+fn relative(at: Millis, now: Millis) -> String {
     if at <= now {
         format!("{} ago", span(now.saturating_sub(at)))
     } else {
@@ -66,6 +75,20 @@ mod tests {
             (Millis::MAX, "106751991167d 07h"),
         ] {
             assert_eq!(span(ms), text);
+        }
+    }
+
+    #[test]
+    fn in_tables_the_largest_unit_is_enough() {
+        for (ms, text) in [
+            (-1, "0ms"),
+            (999, "999ms"),
+            (59_999, "59s"),
+            (3_599_999, "59m"),
+            (86_399_999, "23h"),
+            (86_400_000, "1d"),
+        ] {
+            assert_eq!(brief(ms), text);
         }
     }
 
