@@ -200,6 +200,19 @@ fn a_line_that_is_no_message_is_answered_and_passed_over() {
 }
 
 #[test]
+fn a_line_without_end_is_not_kept() {
+    let server = shared();
+    let mut mcp = Mcp::start(&server);
+    let part = vec![b' '; 1 << 20];
+    for _ in 0..=64 {
+        mcp.write(&part);
+    }
+    mcp.write(b"{}\n");
+    assert_eq!(mcp.read(), error(&Value::Null, -32700, "Parse error"));
+    assert_eq!(mcp.request("ping", Value::Null), json!({}));
+}
+
+#[test]
 fn ids_come_back_as_they_were() {
     let server = shared();
     let mut mcp = Mcp::start(&server);
@@ -390,14 +403,14 @@ fn promises_are_created_with_what_they_are_about_in_base64() {
 }
 
 #[test]
-fn what_is_encoded_keeps_its_members_in_their_order() {
+fn what_is_encoded_keeps_the_order_of_members_and_the_digits_of_numbers() {
     let server = shared();
     let mut mcp = Mcp::start(&server);
     let id = unique("mcp");
     mcp.write(
         format!(
             r#"{{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {{"arguments": {{
-              "param": {{"data": {{"z": [1, 2.5], "a": " "}}}}, "timeout_at": {FAR}, "id": "{id}"
+              "param": {{"data": {{"z": [1, 2.50, 123456789012345678901], "a": " "}}}}, "timeout_at": {FAR}, "id": "{id}"
             }}, "name": "promise-create"}}}}"#
         )
         .replace('\n', " ")
@@ -406,7 +419,10 @@ fn what_is_encoded_keeps_its_members_in_their_order() {
     mcp.write(b"\n");
     assert_eq!(mcp.read()["result"]["isError"], false);
     let param = server.client().get(&id)["param"].clone();
-    assert_eq!(param, json!({"data": base64(r#"{"z":[1,2.5],"a":" "}"#)}));
+    assert_eq!(
+        param,
+        json!({"data": base64(r#"{"z":[1,2.50,123456789012345678901],"a":" "}"#)})
+    );
 }
 
 #[test]

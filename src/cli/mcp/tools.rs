@@ -265,7 +265,7 @@ pub(super) async fn call(
         Action::Listen => listen(channel, &arguments).await?,
         Action::Bash => bash(channel, &arguments).await?,
     };
-    output::pretty(&data)
+    Ok(output::pretty(&data))
 }
 
 async fn ask(channel: &Channel, request: &Request) -> Result<Box<RawValue>, Failure> {
