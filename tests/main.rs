@@ -49,6 +49,7 @@ mod cluster {
     mod ledger;
     mod messages;
     mod relay;
+    mod scripts;
     mod stored;
     mod worker;
 }
@@ -56,6 +57,7 @@ mod cluster {
 mod model;
 
 mod protocol {
+    mod addresses;
     mod deadlines;
     mod debug;
     mod dispatch;
@@ -89,6 +91,7 @@ mod storage {
     mod content;
     mod crash;
     mod database;
+    mod deliveries;
     mod schema;
     pub mod workflow;
 }
@@ -105,6 +108,7 @@ mod surface {
     mod push;
     mod push_auth;
     mod sse;
+    mod stalled;
     mod targets;
 }
 

@@ -11,7 +11,8 @@ use crate::figures::Figures;
 /// Deadline of promises that are not to time out during a run.
 const HOUR_MS: u64 = 3_600_000;
 
-fn promise(id: &str, tags: &Value) -> Value {
+/// A promise that no deadline settles during a run.
+pub fn promise(id: &str, tags: &Value) -> Value {
     json!({"id": id, "timeoutAt": now_ms() + HOUR_MS, "param": {"data": "e30="}, "tags": tags})
 }
 
@@ -149,26 +150,5 @@ pub async fn timers(client: &Client, count: usize, spread_ms: u64) -> anyhow::Re
         let late_us = now_us().saturating_sub(timeout_at * 1000);
         figures.record(Duration::from_micros(late_us));
     }
-    Ok(figures.finish(started_at.elapsed()))
-}
-
-/// Holds streams open.
-pub async fn streams(client: &Client, count: usize, hold: Duration) -> anyhow::Result<Figures> {
-    let mut figures = Figures::new("open streams")?;
-    let started_at = Instant::now();
-    let mut streams = Vec::with_capacity(count);
-    for n in 0..count {
-        let sent_at = Instant::now();
-        streams.push(
-            client
-                .nth(n)
-                .stream(&format!("g{}", n % 50), &format!("w{n}"))
-                .await?,
-        );
-        figures.record(sent_at.elapsed());
-    }
-    println!("{count} streams open");
-    tokio::time::sleep(hold).await;
-    drop(streams);
     Ok(figures.finish(started_at.elapsed()))
 }

@@ -157,10 +157,13 @@ impl<D: Deliver> Slot<D> {
     async fn run(mut self, first: Outgoing) {
         let mut next = Some(first);
         while let Some(message) = next {
-            let delivery = self.shared.deliver.deliver(message);
-            tokio::select! {
-                () = delivery => {}
-                _ = self.aborted.changed() => return,
+            // It may have waited for long.
+            if !message.receipt.is_stale() {
+                let delivery = self.shared.deliver.deliver(message);
+                tokio::select! {
+                    () = delivery => {}
+                    _ = self.aborted.changed() => return,
+                }
             }
             next = self.next();
         }

@@ -57,7 +57,7 @@ fn write(server: &Server, prefix: &str, acknowledged: &mpsc::Sender<Acknowledged
     }
 }
 
-async fn dump(server: &Server) -> Dump {
+pub async fn dump(server: &Server) -> Dump {
     match server.storage() {
         Storage::Memory | Storage::Shared(_) => unreachable!("the test is skipped"),
         Storage::File(path) => read(SqliteStore::open(path, Durability::PowerLoss).await).await,
