@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::graph::{self, Page, detail};
 use super::output::{self, clean_line, time};
@@ -44,13 +44,14 @@ impl Progress {
     pub(super) async fn follow(&self, client: &Client, root: &Promise) -> Infallible {
         if let Some(bar) = &self.bar {
             loop {
+                let asked = Instant::now();
                 match graph::page(client, &root.id, CHILDREN_MAX, None).await {
                     Ok(page) => bar.set_message(summary(root, &page)),
                     Err(error) if error.is_transient() => {}
                     // A token for some ids only may not search.
                     Err(_) => break,
                 }
-                sleep(LOOK_INTERVAL).await;
+                sleep(pause(LOOK_INTERVAL, asked)).await;
             }
         }
         std::future::pending().await
@@ -61,6 +62,11 @@ impl Progress {
             bar.finish_and_clear();
         }
     }
+}
+
+/// How long not to look again: a graph that takes long to tell is to cost its server little.
+pub(super) fn pause(interval: Duration, asked: Instant) -> Duration {
+    interval.max(asked.elapsed() * 10)
 }
 
 fn bar(promise: &Promise) -> ProgressBar {

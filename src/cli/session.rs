@@ -11,8 +11,8 @@ use crate::client::{self, Client, Token};
 use crate::config::Environment;
 
 pub(super) const DEFAULT_SERVER: &str = "http://localhost:8001";
-pub(super) const SERVER_VARIABLE: &str = "RESONATE_URL";
-pub(super) const TOKEN_VARIABLE: &str = "RESONATE_TOKEN";
+const SERVER_VARIABLE: &str = "RESONATE_URL";
+const TOKEN_VARIABLE: &str = "RESONATE_TOKEN";
 
 const HEADING: &str = "Server and output";
 

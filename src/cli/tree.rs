@@ -7,10 +7,11 @@ use clap::Args;
 use console::{Term, style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::graph::{Graph, Line};
 use super::output::{self, dim, time};
+use super::progress::pause;
 use super::session::{Failure, Flags, Format, Session};
 use super::wait::INTERRUPTED;
 use crate::client::{self, Error, clock};
@@ -100,19 +101,24 @@ async fn watch(session: &Session, graph: &Graph, root: &str) -> Result<ExitCode,
             Err(error) => Err(Failure::from(error)),
         }
     };
-    let code = tokio::select! {
-        settled = settled => settled.map(|()| ExitCode::SUCCESS),
-        _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(INTERRUPTED)),
-        looked = look(session, root, &mut screen) => looked.map(|()| ExitCode::SUCCESS),
-    }?;
+    tokio::select! {
+        settled = settled => settled?,
+        looked = look(session, root, &mut screen) => looked?,
+        _ = tokio::signal::ctrl_c() => {
+            screen.leave();
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+    }
     let last = Graph::fetch(&session.client, root).await?;
     screen.end(session, &last)?;
-    Ok(code)
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn look(session: &Session, root: &str, screen: &mut Screen) -> Result<(), Failure> {
+    let mut asked = Instant::now();
     loop {
-        sleep(LOOK_INTERVAL).await;
+        sleep(pause(LOOK_INTERVAL, asked)).await;
+        asked = Instant::now();
         match Graph::fetch(&session.client, root).await {
             Ok(graph) if graph.is_settled() => return Ok(()),
             Ok(graph) => screen.show(session, &graph)?,
@@ -165,6 +171,13 @@ impl Screen {
                 *last = Some(shape);
                 output::print(&format!("{gap}{}", drawing(session, graph)))
             }
+        }
+    }
+
+    /// Keeps what was shown last.
+    fn leave(self) {
+        if let Screen::Terminal(bar) = self {
+            bar.abandon();
         }
     }
 

@@ -80,7 +80,7 @@ impl fmt::Debug for Token {
 }
 
 /// Speaks to one server. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
     /// Ends with a slash.
@@ -111,8 +111,10 @@ impl Client {
     /// # Errors
     /// When `url` is not an http or https URL, or the token cannot stand in a header.
     pub fn new(url: &str, token: Option<Token>) -> Result<Client, Error> {
+        // What stands before an `@` may be a password.
+        let shown = url.rsplit('@').next().unwrap_or(url);
         let invalid =
-            |reason: String| Error::Connection(format!("invalid server URL '{url}': {reason}"));
+            |reason: String| Error::Connection(format!("invalid server URL '{shown}': {reason}"));
         let root = format!("{}/", url.trim_end_matches('/'));
         let root = Url::parse(&root).map_err(|error| invalid(error.to_string()))?;
         if !matches!(root.scheme(), "http" | "https") {
@@ -199,6 +201,15 @@ impl Client {
     }
 }
 
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("url", &self.shown_url())
+            .field("token", &self.token)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Reads the `data` of a response.
 pub fn read<T: DeserializeOwned>(data: &RawValue) -> Result<T, Error> {
     serde_json::from_str(data.get()).map_err(|error| Error::NotJson(error.to_string()))
@@ -232,4 +243,26 @@ fn reason(error: &reqwest::Error) -> String {
         || "the request cannot be sent".to_owned(),
         ToString::to_string,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let token = Token::new("secret".to_owned());
+        let client = Client::new("https://ada:secret@a.example/base/?key=secret", token).unwrap();
+        assert_eq!(client.shown_url(), "https://a.example/base");
+        let shown = format!("{client:?}");
+        assert!(!shown.contains("secret"), "{shown}");
+        let refused = Client::new("https://ada:secret@", None).unwrap_err();
+        assert!(!refused.to_string().contains("secret"), "{refused}");
+        let token = Token::new("secret\n".to_owned());
+        let refused = Client::new("https://a.example", token).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "Connection error: the token has characters that no header may have"
+        );
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::mpsc::Receiver;
 
 use serde_json::{Value, json};
 
-use super::fake::{answer, response};
+use super::fake::{answer, answer_tls, response};
 use crate::harness::command::{command, run};
 use crate::harness::http::Reply;
 use crate::harness::server::{shared_single, unique};
@@ -102,4 +102,21 @@ fn a_path_in_the_url_is_kept() {
     ))
     .expect(0, "{}\n", "");
     assert_eq!(asked.recv().unwrap().head.start, "POST /base/ HTTP/1.1");
+}
+
+#[test]
+fn https_needs_a_certificate_that_is_trusted() {
+    let (port, issuer) = answer_tls();
+    let url = format!("https://localhost:{port}");
+    let get = ["promises", "get", "x"];
+    let done = run(&mut command(&url, &get));
+    let told = done
+        .stderr
+        .starts_with(&format!("Error: Connection error: {url}: "));
+    assert!(done.code == Some(1) && told, "{done:?}");
+    let folder = tempfile::tempdir().unwrap();
+    let trusted = folder.path().join("issuer.pem");
+    std::fs::write(&trusted, issuer).unwrap();
+    let done = run(command(&url, &get).env("SSL_CERT_FILE", &trusted));
+    done.expect(0, "{}\n", "");
 }

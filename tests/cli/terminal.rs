@@ -317,6 +317,18 @@ fn a_watched_tree_is_redrawn_in_place_as_it_grows() {
 }
 
 #[test]
+fn ctrl_c_leaves_the_tree_that_was_watched() {
+    let server = Server::single();
+    node(&server, "r", ("r", "r"), "global", "order");
+    let mut terminal = Terminal::start(&mut server.command(&["tree", "r", "--watch"]), 80);
+    terminal.shows("r 🟡 (rpc order)  pending");
+    terminal.signal(Signal::Interrupt);
+    let (code, _) = terminal.end();
+    assert_eq!(code, Some(130));
+    assert_eq!(lines(&terminal), ["r 🟡 (rpc order) pending #"]);
+}
+
+#[test]
 fn a_wait_has_a_spinner_with_time_and_children() {
     let server = Server::single();
     let invoke = ["invoke", "r", "-f", "order", "--target", NOBODY, "--wait"];
