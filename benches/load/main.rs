@@ -78,6 +78,18 @@ enum Workload {
         #[arg(long, default_value_t = 5000)]
         spread_ms: u64,
     },
+    /// One worker reads all of many tasks that wait for it, and acquires none. With `--pid` also what that costs.
+    Drain {
+        /// How many.
+        #[arg(long, default_value_t = 50_000)]
+        count: usize,
+        /// Connections that create them.
+        #[arg(long, default_value_t = 64)]
+        connections: usize,
+        /// See `streams`.
+        #[arg(long)]
+        pid: Option<u32>,
+    },
     /// Holds many streams open, and then sends messages to one of them at a time: `promise.create` until `execute`
     /// arrives. With `--pid` also what the streams cost the server.
     Streams {
@@ -130,6 +142,11 @@ async fn main() -> anyhow::Result<()> {
         Workload::Timers { count, spread_ms } => {
             workloads::timers(&client, count, spread_ms).await?
         }
+        Workload::Drain {
+            count,
+            connections,
+            pid,
+        } => workloads::drain(&client, count, connections.max(1), pid).await?,
         Workload::Streams {
             count,
             groups,

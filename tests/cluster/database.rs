@@ -15,7 +15,7 @@ use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 
 use super::client::every_second;
-use super::entry::{Caller, Nodes};
+use super::entry::{Caller, Nodes, Over};
 use super::ledger::Ledger;
 use super::relay::Relay;
 use super::stored::Stored;
@@ -182,6 +182,7 @@ fn a_database_that_crashes_under_load_loses_nothing_and_is_served_again_at_once(
     let mut resumed = Vec::new();
     let mut readied = Vec::new();
     thread::scope(|scope| {
+        let _over = Over(&is_over);
         start_writers(scope, &nodes, &ledger, &progress, &is_over);
         for addr in addrs {
             let (health, ledger, is_over) = (&health, &ledger, &is_over);
@@ -230,7 +231,6 @@ fn a_database_that_crashes_under_load_loses_nothing_and_is_served_again_at_once(
             schedule["schedule"]["nextRunAt"].as_i64() > Some(now)
         };
         within(RESUMING_MAX, "the schedule fires", has_fired);
-        is_over.store(true, Ordering::SeqCst);
     });
     drop(servers);
     let all = Stored::read(&database);
@@ -306,6 +306,7 @@ fn a_commit_whose_answer_is_lost_is_answered_as_it_happened() {
     let is_over = AtomicBool::new(false);
     let cuts = 30;
     thread::scope(|scope| {
+        let _over = Over(&is_over);
         start_writers(scope, &nodes, &ledger, &progress, &is_over);
         for _ in 0..cuts {
             let before = ledger.writes();
@@ -314,7 +315,6 @@ fn a_commit_whose_answer_is_lost_is_answered_as_it_happened() {
         }
         let before = ledger.writes();
         within(RESUMING_MAX, "load", || ledger.writes() >= before + 40);
-        is_over.store(true, Ordering::SeqCst);
     });
     drop(servers);
     let all = Stored::read(&database);
@@ -364,6 +364,7 @@ fn a_commit_under_way_when_its_connection_breaks_is_waited_for() {
         sql.run("SELECT pg_reload_conf()");
         let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
+            let _over = Over(&is_over);
             // It takes a while until that holds.
             scope.spawn(|| {
                 while !is_over.load(Ordering::SeqCst) {

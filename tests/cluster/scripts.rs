@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use super::entry::Over;
 use super::relay::Relay;
 use crate::harness::database::Database;
 use crate::harness::process::Signal;
@@ -41,6 +42,7 @@ fn scripts_run_on_the_node_that_may_run_them_whoever_is_asked() {
     let is_over = AtomicBool::new(false);
     let ids = Mutex::new(vec!["before".to_owned()]);
     let b = thread::scope(|scope| {
+        let _over = Over(&is_over);
         // While the nodes get to know each other, too.
         scope.spawn(|| {
             while !is_over.load(Ordering::SeqCst) {
@@ -51,7 +53,6 @@ fn scripts_run_on_the_node_that_may_run_them_whoever_is_asked() {
         });
         let b = Server::on(&database.url(), &flags);
         let first = outcome(&settled(&b, "before"));
-        is_over.store(true, Ordering::SeqCst);
         let home = b.home().canonicalize().unwrap();
         assert_eq!(first, resolved(home.to_str().unwrap()));
         b
