@@ -1,12 +1,13 @@
 //! The command line as its users run it: the real binary, its output in pipes.
 
 use std::io::Read;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
 use serde_json::Value;
 
+use super::group::Group;
 use super::http::DEADLINE;
 use super::process::{Signal, send};
 use super::server::Server;
@@ -41,9 +42,9 @@ impl Done {
     }
 }
 
-/// A command that was started.
+/// A command that was started. Dropping it kills it.
 pub struct Running {
-    child: Child,
+    group: Group,
     stdout: Reading,
     stderr: Reading,
 }
@@ -67,16 +68,15 @@ pub fn command(url: &str, args: &[&str]) -> Command {
 
 /// Starts any command with its output in pipes.
 pub fn start(command: &mut Command) -> Running {
-    let mut child = command
+    let piped = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
-    let stdout = Reading::of(child.stdout.take().expect("stdout is piped"));
-    let stderr = Reading::of(child.stderr.take().expect("stderr is piped"));
+        .stderr(Stdio::piped());
+    let mut group = Group::start(piped);
+    let stdout = Reading::of(group.child.stdout.take().expect("stdout is piped"));
+    let stderr = Reading::of(group.child.stderr.take().expect("stderr is piped"));
     Running {
-        child,
+        group,
         stdout,
         stderr,
     }
@@ -107,7 +107,7 @@ impl Server {
 impl Running {
     /// Sends a signal without waiting for its effect.
     pub fn signal(&self, signal: Signal) {
-        send(signal, self.child.id());
+        send(signal, self.group.id());
     }
 
     /// Waits until it has said something on its stderr.
@@ -124,8 +124,7 @@ impl Running {
 
     /// Whether it has not ended by itself.
     pub fn is_running(&mut self) -> bool {
-        let ended = self.child.try_wait().expect("the child can be waited for");
-        ended.is_none()
+        self.group.ended().is_none()
     }
 
     /// Waits for its end.
@@ -139,20 +138,11 @@ impl Running {
                 self.stderr.text()
             );
         };
-        let status = self.child.wait().expect("the child can be waited for");
         Done {
-            code: status.code(),
+            code: self.group.wait().code(),
             stdout,
             stderr,
         }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Both fail only when it has ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::num::NonZero;
 use std::os::unix::ffi::OsStrExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Instant;
@@ -13,13 +13,14 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use vt100::{Cell, Parser, Screen};
 
+use super::group::Group;
 use super::http::DEADLINE;
 use super::process::{Signal, send};
 use super::server::lock;
 
 /// A command on a terminal of its own. Dropping it ends the command.
 pub struct Terminal {
-    child: Child,
+    group: Group,
     shown: Arc<Shown>,
 }
 
@@ -55,13 +56,13 @@ impl Terminal {
         let slave = OpenOptions::new().read(true).write(true).open(path);
         let slave = slave.expect("it can be opened");
         let end = || Stdio::from(slave.try_clone().expect("a file can be shared"));
-        let child = command
-            .env("TERM", "xterm-256color")
-            .stdin(end())
-            .stdout(end())
-            .stderr(end())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+        let group = Group::start(
+            command
+                .env("TERM", "xterm-256color")
+                .stdin(end())
+                .stdout(end())
+                .stderr(end()),
+        );
         // The command keeps files of this terminal, and its end is ours only once they are closed.
         command
             .stdin(Stdio::null())
@@ -77,7 +78,7 @@ impl Terminal {
         });
         let told = Arc::clone(&shown);
         thread::spawn(move || read(File::from(master), &told));
-        Terminal { child, shown }
+        Terminal { group, shown }
     }
 
     /// Waits until the screen is as wanted.
@@ -96,8 +97,7 @@ impl Terminal {
     #[track_caller]
     pub fn end(&mut self) -> (Option<i32>, String) {
         self.wait("the end", |state| state.is_over);
-        let status = self.child.wait().expect("the child can be waited for");
-        (status.code(), self.contents())
+        (self.group.wait().code(), self.contents())
     }
 
     /// What the screen shows, without blanks at the ends of lines.
@@ -138,7 +138,7 @@ impl Terminal {
 
     /// Sends a signal without waiting for its effect.
     pub fn signal(&self, signal: Signal) {
-        send(signal, self.child.id());
+        send(signal, self.group.id());
     }
 
     #[track_caller]
@@ -155,14 +155,6 @@ impl Terminal {
             let waited = self.shown.changed.wait_timeout(state, left);
             state = waited.expect("no reader panics").0;
         }
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        // Both fail only when it has ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
