@@ -226,7 +226,7 @@ async fn pass_over(input: &mut (impl AsyncBufRead + Unpin)) -> io::Result<()> {
 fn interpret(line: &[u8]) -> Line {
     let is_short = u64::try_from(line.len()).is_ok_and(|bytes| bytes <= LINE_BYTES_MAX);
     let text = line.trim_ascii();
-    if text.is_empty() {
+    if is_short && text.is_empty() {
         return Line::Ignored;
     }
     let Some(json) = serde_json::from_slice(text).ok().filter(|_| is_short) else {
