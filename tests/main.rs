@@ -15,6 +15,7 @@ mod harness {
     pub mod command;
     pub mod database;
     pub mod google;
+    pub mod group;
     pub mod http;
     pub mod mcp;
     pub mod postgres;
@@ -38,6 +39,7 @@ mod cli {
     mod mcp;
     mod mcp_listen;
     mod requests;
+    mod targets;
     mod terminal;
     pub mod tree;
     mod wait;

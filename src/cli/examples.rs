@@ -54,7 +54,11 @@ Examples:
   $ resonate promises resolve approval-7 --data '{\"by\": \"ada\"}'
 
   What is settled stays as it is:
-  $ resonate promises resolve approval-7 --value '{\"data\": {\"by\": \"bob\"}}'";
+  $ resonate promises resolve approval-7 --value '{\"data\": {\"by\": \"bob\"}}'
+
+  A workflow that waits reads JSON, where a string has quotes of its own:
+  $ resonate promises create question-1 --timeout 1h > /dev/null
+  $ resonate promises resolve question-1 --data '\"\\\"yes\\\"\"'";
 
 pub(super) const PROMISES_REJECT: &str = "\
 Examples:
@@ -173,6 +177,12 @@ Examples:
 
   As it grows, until order-1 is settled:
   $ resonate tree order-1 --watch";
+
+pub(super) const TARGETS: &str = "\
+Examples:
+  No worker of this group is connected:
+  $ resonate invoke mail-1 --func send --target poll://any@mailers > /dev/null
+  $ resonate targets";
 
 pub(super) const COMPLETIONS: &str = "\
 Examples:

@@ -7,7 +7,8 @@ use clap::Subcommand;
 use console::style;
 
 use super::session::{Failure, Flags, Session, Settings};
-use super::{RUST_LOG, examples, invoke, mcp, output, promises, schedules, tasks, tree};
+use super::{RUST_LOG, examples, invoke, mcp, output, promises, schedules};
+use super::{targets, tasks, tree};
 use crate::config::Environment;
 
 #[derive(Subcommand)]
@@ -36,6 +37,12 @@ pub(super) enum Command {
     /// One line for each: 🟡 pending, 🟢 resolved, 🔴 rejected, canceled or timed out.
     #[command(after_long_help = examples::TREE)]
     Tree(tree::Command),
+    /// Shows who is waited for, and why tasks are not running
+    ///
+    /// One line for each target: how many tasks and messages it has not received yet, since when the
+    /// oldest waits, and what keeps it from being received.
+    #[command(after_long_help = examples::TARGETS)]
+    Targets(targets::Command),
     /// Serves MCP clients on standard input and output
     ///
     /// A Model Context Protocol server, with tools that create, settle and find promises, listen to
@@ -62,6 +69,7 @@ impl Job {
             Command::Tasks(group) => &group.flags,
             Command::Schedules(group) => &group.flags,
             Command::Tree(tree) => &tree.flags,
+            Command::Targets(targets) => &targets.flags,
             Command::Mcp(mcp) => &mcp.flags,
         };
         let settings = Settings::new(flags.clone().or(outer), environment);
@@ -95,6 +103,7 @@ impl Job {
             Command::Tasks(group) => group.command.run(&session).await,
             Command::Schedules(group) => group.command.run(&session).await,
             Command::Tree(command) => command.run(&session).await,
+            Command::Targets(command) => command.run(&session).await,
             Command::Mcp(_) => mcp::run(session, self.rust_log.as_deref()).await,
         }
     }

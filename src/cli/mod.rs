@@ -19,6 +19,7 @@ mod duration;
 mod examples;
 mod graph;
 mod input;
+mod interrupt;
 mod invoke;
 mod job;
 mod mcp;
@@ -28,6 +29,7 @@ mod promises;
 mod schedules;
 pub mod serve;
 mod session;
+mod targets;
 mod tasks;
 mod tree;
 mod wait;
@@ -231,6 +233,10 @@ fn command() -> clap::Command {
     let flags = ["server", "token", "output"];
     let command = flags.into_iter().fold(Cli::command(), |command, flag| {
         command.mut_arg(flag, |argument| argument.global(false))
+    });
+    // It answers in its own protocol.
+    let command = command.mut_subcommand("mcp", |command| {
+        command.mut_arg("output", |argument| argument.hide(true))
     });
     ["serve", "dev"].into_iter().fold(command, |command, name| {
         command.mut_subcommand(name, |command| serve::with_defaults(command, name == "dev"))

@@ -109,7 +109,12 @@ pub(super) struct Settle {
     #[arg(long, value_name = "JSON")]
     value: Option<String>,
     /// Short for --value '{"data": <JSON>}'
-    #[arg(long, value_name = "JSON", conflicts_with = "value")]
+    #[arg(
+        long,
+        value_name = "JSON",
+        conflicts_with = "value",
+        allow_negative_numbers = true
+    )]
     data: Option<String>,
 }
 

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::output;
 use crate::client::{self, Client, Token};
@@ -19,7 +20,8 @@ const HEADING: &str = "Server and output";
 /// Where these flags may stand: before the command, between command and subcommand, after it.
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct Flags {
-    /// Server to speak to [default: http://localhost:8001] [env: RESONATE_URL]
+    /// Server to speak to; for https, SSL_CERT_FILE may name a file of certificates to trust in place of
+    /// the system's [default: http://localhost:8001] [env: RESONATE_URL]
     #[arg(short = 'S', long, value_name = "URL", global = true, help_heading = HEADING)]
     pub server: Option<String>,
     /// Token that says who asks; others on this machine can read it in the list of processes, unlike
@@ -127,9 +129,13 @@ impl Session {
 
     /// Sends a request and prints what is answered.
     pub(super) async fn show(&self, request: &Request) -> Result<ExitCode, Failure> {
-        let data = self.client.call(request.kind, &request.data).await?;
-        let text = self.is_text().then(|| output::readable(&data)).flatten();
-        output::print(&text.unwrap_or_else(|| output::pretty(&data)))?;
+        self.print(&self.client.call(request.kind, &request.data).await?)
+    }
+
+    /// Prints what was answered.
+    pub(super) fn print(&self, data: &RawValue) -> Result<ExitCode, Failure> {
+        let text = self.is_text().then(|| output::readable(data)).flatten();
+        output::print(&text.unwrap_or_else(|| output::pretty(data)))?;
         Ok(ExitCode::SUCCESS)
     }
 

@@ -4,16 +4,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use console::{Term, style};
+use console::{Term, measure_text_width, style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use super::graph::{Graph, Line};
+use super::interrupt::Interrupt;
 use super::output::{self, dim, time};
 use super::progress::pause;
 use super::session::{Failure, Flags, Format, Session};
-use super::wait::INTERRUPTED;
 use crate::client::{self, Error, clock};
 use crate::protocol::record::{Millis, Promise};
 
@@ -92,6 +92,7 @@ fn readable(line: &Line, now: Millis) -> String {
 /// Shows the graph until its root is settled, or, without one, all that is below. Ctrl-C leaves what
 /// was shown last.
 async fn watch(session: &Session, graph: &Graph, root: &str) -> Result<ExitCode, Failure> {
+    let mut interrupt = Interrupt::listen()?;
     let mut screen = Screen::new(session);
     screen.show(session, graph)?;
     let settled = async {
@@ -101,15 +102,22 @@ async fn watch(session: &Session, graph: &Graph, root: &str) -> Result<ExitCode,
             Err(error) => Err(Failure::from(error)),
         }
     };
-    tokio::select! {
-        settled = settled => settled?,
-        looked = look(session, root, &mut screen) => looked?,
-        _ = tokio::signal::ctrl_c() => {
-            screen.leave();
-            return Ok(ExitCode::from(INTERRUPTED));
+    let over = async {
+        tokio::select! {
+            settled = settled => settled?,
+            looked = look(session, root, &mut screen) => looked?,
         }
-    }
-    let last = Graph::fetch(&session.client, root).await?;
+        Graph::fetch(&session.client, root)
+            .await
+            .map_err(Failure::from)
+    };
+    let last = tokio::select! {
+        last = over => last?,
+        () = interrupt.comes() => {
+            screen.leave();
+            return Ok(Interrupt::exit_code());
+        }
+    };
     screen.end(session, &last)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -127,6 +135,27 @@ async fn look(session: &Session, root: &str, screen: &mut Screen) -> Result<(), 
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// As much as a terminal shows: the root, and the end, where a graph grows.
+fn fit(drawing: &str, rows: usize, columns: usize) -> String {
+    let height = |line: &&str| measure_text_width(line).div_ceil(columns.max(1)).max(1);
+    let lines: Vec<&str> = drawing.lines().collect();
+    let fits = |lines: &[&str]| lines.iter().map(height).sum::<usize>() < rows;
+    let Some((root, below)) = lines.split_first().filter(|_| !fits(&lines)) else {
+        return drawing.to_owned();
+    };
+    // A row is for what is left out, and the cursor has one too.
+    let mut left = rows.saturating_sub(height(root) + 2);
+    let ends = below.iter().rev().take_while(|line| {
+        let height = height(line);
+        let fits = height <= left;
+        left = left.saturating_sub(height);
+        fits
+    });
+    let (hidden, shown) = below.split_at(below.len() - ends.count());
+    let hidden = dim(format!("… {} more", hidden.len())).to_string();
+    [&[*root, &hidden][..], shown].concat().join("\n")
 }
 
 /// Where a graph that grows is shown.
@@ -158,7 +187,9 @@ impl Screen {
         match self {
             Screen::Json => Ok(()),
             Screen::Terminal(bar) => {
-                bar.set_message(drawing(session, graph));
+                let (rows, columns) = Term::stdout().size();
+                let drawing = drawing(session, graph);
+                bar.set_message(fit(&drawing, rows.into(), columns.into()));
                 Ok(())
             }
             Screen::Log { last } => {
@@ -190,5 +221,23 @@ impl Screen {
             }
             Screen::Log { .. } => self.show(session, graph),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_higher_than_the_terminal_shows_its_root_and_its_end() {
+        let graph = "root\na\nb\nc\nd";
+        assert_eq!(fit(graph, 6, 80), graph);
+        assert_eq!(fit(graph, 5, 80), "root\n… 2 more\nc\nd");
+        assert_eq!(fit(graph, 4, 80), "root\n… 3 more\nd");
+        assert_eq!(fit(graph, 1, 80), "root\n… 4 more");
+        assert_eq!(fit(graph, 0, 0), "root\n… 4 more");
+        // Each of these takes two rows.
+        assert_eq!(fit("root\nabc\nabc", 5, 2), "root\n… 2 more");
+        assert_eq!(fit("root\nabc\nabc", 6, 2), "root\n… 1 more\nabc");
     }
 }

@@ -8,14 +8,13 @@ use std::process::ExitCode;
 use console::style;
 use serde::Serialize;
 
+use super::interrupt::Interrupt;
 use super::output::{self, payload};
 use super::progress::Progress;
 use super::session::{Failure, Format, Session};
 use crate::client::{self, Notice};
 use crate::protocol::record::{Promise, PromiseState};
 
-/// By a signal: 128 and the number of SIGINT.
-pub(super) const INTERRUPTED: u8 = 130;
 const REJECTED: u8 = 1;
 const TIMED_OUT: u8 = 2;
 
@@ -28,12 +27,13 @@ struct Answer<'a> {
 /// Waits unless it is settled already, prints the outcome, and says it by the exit code.
 pub(super) async fn show(session: &Session, promise: Promise) -> Result<ExitCode, Failure> {
     let settled = if promise.state == PromiseState::Pending {
+        let mut interrupt = Interrupt::listen()?;
         let progress = Progress::start(&promise);
         let tell = |notice| progress.tell(&sentence(&notice));
         let waiting = client::settled(&session.client, &promise.id, tell);
         let outcome = tokio::select! {
             outcome = waiting => Some(outcome),
-            _ = tokio::signal::ctrl_c() => None,
+            () = interrupt.comes() => None,
             never = progress.follow(&session.client, &promise) => match never {},
         };
         progress.end();
@@ -76,13 +76,18 @@ fn verdict(promise: &Promise) -> ExitCode {
 }
 
 fn interrupted(session: &Session, id: &str) -> ExitCode {
-    let attach = session.command_line(&["promises", "await", id]);
+    let await_it = ["promises", "await", "--", id];
+    // Two dashes only where the id would be taken for a flag.
+    let attach = match id.starts_with('-') {
+        true => session.command_line(&await_it),
+        false => session.command_line(&[&await_it[..2], &[id]].concat()),
+    };
     output::tell(&format!(
         "{} goes on without this command. To wait for it again:\n\n  {}\n",
         output::clean_line(id),
         output::clean_line(&attach),
     ));
-    ExitCode::from(INTERRUPTED)
+    Interrupt::exit_code()
 }
 
 fn sentence(notice: &Notice) -> String {

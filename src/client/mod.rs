@@ -190,6 +190,33 @@ impl Client {
         read(&self.call(kind, data).await?)
     }
 
+    /// Reads what is below the server's URL at `path`, with a query.
+    pub async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Box<RawValue>, Error> {
+        let mut url = self.below(&[path]);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let sent = self.http.get(url).send().await;
+        let response = sent.map_err(|error| self.lost(&error))?;
+        let http_status = response.status();
+        if !http_status.is_success() {
+            return Err(refusal(response).await);
+        }
+        let bytes = response.bytes().await.map_err(|error| self.lost(&error))?;
+        serde_json::from_slice(&bytes)
+            .map_err(|error| Error::NotJson(format!("{error} (HTTP {http_status})")))
+    }
+
+    /// A URL below the server's.
+    fn below(&self, segments: &[&str]) -> Url {
+        let mut url = self.root.clone();
+        // Every http URL has a path.
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        url
+    }
+
     /// Asks for one promise.
     pub async fn promise(&self, id: &str) -> Result<Promise, Error> {
         let answer: PromiseAnswer = self.ask("promise.get", &json!({"id": id})).await?;
@@ -219,6 +246,24 @@ pub fn read<T: DeserializeOwned>(data: &RawValue) -> Result<T, Error> {
 pub fn promise_of(data: &RawValue) -> Result<Promise, Error> {
     let answer: PromiseAnswer = read(data)?;
     Ok(answer.promise)
+}
+
+/// Why a request that is no envelope was refused: what the envelope of the answer says, or its first line.
+async fn refusal(response: reqwest::Response) -> Error {
+    let status = response.status();
+    let text = response.text().await.unwrap_or_default();
+    let told = match serde_json::from_str::<Answer>(&text) {
+        Ok(answer) => text_of(&answer.data),
+        Err(_) => text.lines().next().unwrap_or_default().trim().to_owned(),
+    };
+    let message = match &*told {
+        "" => format!("HTTP {status}"),
+        told => format!("{told} (HTTP {status})"),
+    };
+    Error::Refused {
+        status: status.as_u16(),
+        message,
+    }
 }
 
 /// An error's `data` is a sentence; anything else is shown as it came.

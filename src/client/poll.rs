@@ -41,23 +41,11 @@ pub struct PollStream {
 impl Client {
     /// Opens a stream as `poll://…@<group>/<id>`. When this returns, the server has accepted it.
     pub async fn poll(&self, group: &str, id: &str) -> Result<PollStream, Error> {
-        let mut url = self.root.clone();
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().extend(["poll", group, id]);
-        }
+        let url = self.below(&["poll", group, id]);
         let sent = self.http.get(url).send().await;
         let response = sent.map_err(|error| self.lost(&error))?;
-        let status = response.status();
-        if status != reqwest::StatusCode::OK {
-            let text = response.text().await.unwrap_or_default();
-            let message = match text.lines().next().map(str::trim) {
-                Some(line) if !line.is_empty() => format!("{line} (HTTP {status})"),
-                _ => format!("HTTP {status}"),
-            };
-            return Err(Error::Refused {
-                status: status.as_u16(),
-                message,
-            });
+        if response.status() != reqwest::StatusCode::OK {
+            return Err(super::refusal(response).await);
         }
         Ok(PollStream {
             events: SseStream::new(response.into()),

@@ -4,9 +4,10 @@ use std::sync::mpsc::Receiver;
 
 use serde_json::{Value, json};
 
-use super::fake::{answer, answer_tls, response};
-use crate::harness::command::{command, run};
-use crate::harness::http::Reply;
+use super::fake::{answer, answer_all, answer_tls, response};
+use crate::harness::command::{command, run, start};
+use crate::harness::http::{DEADLINE, Reply};
+use crate::harness::mcp::Mcp;
 use crate::harness::server::{shared_single, unique};
 
 /// A server that answers one request with nothing.
@@ -52,6 +53,32 @@ fn a_token_is_sent_twice() {
         assert_eq!(envelope(&asked)["head"]["auth"], "secret");
         assert_eq!(asked.header("authorization"), Some("Bearer secret"));
     }
+}
+
+#[test]
+fn streams_and_pages_are_asked_for_with_the_token_too() {
+    let pending = json!({
+        "id": "a", "state": "pending", "param": {}, "value": {}, "tags": {},
+        "timeoutAt": i64::MAX, "createdAt": 1,
+    });
+    let answer = json!({"head": {"status": 200}, "data": {"promise": pending}, "targets": []});
+    let (url, asked) = answer_all(&response("200 OK", &answer.to_string()));
+    let expect = |start: &str| {
+        loop {
+            let asked = asked.recv_timeout(DEADLINE).expect(start);
+            assert_eq!(asked.header("authorization"), Some("Bearer secret"));
+            if asked.head.start.starts_with(start) {
+                return;
+            }
+        }
+    };
+    let token = ["-T", "secret"];
+    run(command(&url, &["targets"]).args(token));
+    expect("GET /targets?limit=100 HTTP/1.1");
+    let _waiting = start(command(&url, &["promises", "await", "a"]).args(token));
+    expect("GET /poll/cli/cli-");
+    let _mcp = Mcp::with(&url, &token, &[]);
+    expect("GET /poll/mcp/mcp-");
 }
 
 #[test]

@@ -175,6 +175,11 @@ fn version_and_help_are_everywhere() {
         let told = done.stdout.trim_end().ends_with(env!("CARGO_PKG_VERSION"));
         assert!(done.code == Some(0) && told, "{args:?}: {done:?}");
     }
+    // What it refuses it does not offer.
+    for (command, is_there) in [("mcp", false), ("tree", true)] {
+        let help = server.cli(&[command, "--help"]).stdout;
+        assert_eq!(help.contains("--output"), is_there, "{help}");
+    }
     for args in [
         &["help", "promises", "await"][..],
         &["promises", "await", "--help"],

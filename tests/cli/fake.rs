@@ -31,6 +31,28 @@ pub fn answer(bytes: &str) -> (String, mpsc::Receiver<Reply>) {
     (format!("http://{address}"), asked)
 }
 
+/// Answers every request with these bytes; its URL, and where to see what was asked.
+pub fn answer_all(bytes: &str) -> (String, mpsc::Receiver<Reply>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("it has an address");
+    let (sender, asked) = mpsc::channel();
+    let bytes: Arc<str> = bytes.into();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let (sender, bytes) = (sender.clone(), Arc::clone(&bytes));
+            thread::spawn(move || {
+                let mut connection = Connection::over(stream).expect("a socket can be used");
+                while let Ok(request) = connection.read_reply() {
+                    // Not every test looks at all of it, and a client that has gone does not mind.
+                    let _ = sender.send(request);
+                    let _ = connection.write(bytes.as_bytes());
+                }
+            });
+        }
+    });
+    (format!("http://{address}"), asked)
+}
+
 /// Answers every request whose body `answer` has something to say to, and leaves the others waiting; its URL, and
 /// the bodies of all requests.
 pub fn answer_some(answer: fn(&Value) -> Option<Value>) -> (String, mpsc::Receiver<Value>) {

@@ -106,6 +106,7 @@ fn promises_are_settled_three_ways() {
                 json!({"data": "dGV4dA=="}),
             ),
             (&["--data", r#""text""#], json!({"data": "dGV4dA=="})),
+            (&["--data", "-5"], json!({"data": encoded(&json!(-5))})),
             (
                 &["--data", r#"{"a": 1}"#],
                 json!({"data": encoded(&json!({"a": 1}))}),

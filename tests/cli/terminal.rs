@@ -60,7 +60,7 @@ fn a_search_is_an_aligned_table_with_colours() {
             "ID STATE AGE TOOK TIMEOUT TARGET",
             "a resolved #",
             "b rejected #",
-            "longer-id pending # poll://any@nobody",
+            "longer-id pending # never poll://any@nobody",
         ]
     );
     let contents = terminal.contents();
@@ -122,7 +122,7 @@ fn a_table_that_goes_on_says_how() {
     }
     server.client().create("d", i64::MAX, json!({}));
     let terminal = shown(&server, &["promises", "search", "--limit", "2"], 80);
-    assert_eq!(lines(&terminal).last().unwrap(), "More: --cursor 'b c'");
+    assert_eq!(lines(&terminal).last().unwrap(), "More: --cursor='b c'");
     let terminal = shown(&server, &["tasks", "search"], 80);
     assert_eq!(terminal.contents(), "No tasks.");
 }
@@ -314,6 +314,38 @@ fn a_watched_tree_is_redrawn_in_place_as_it_grows() {
             "└── r:1 🟢 (run ship) resolved #",
         ]
     );
+}
+
+#[test]
+fn a_tree_higher_than_the_terminal_is_watched_at_its_end() {
+    let server = Server::single();
+    node(&server, "r", ("r", "r"), "global", "order");
+    for n in 1..=60 {
+        node(&server, "r", (&format!("r:{n}"), "r"), "local", "step");
+    }
+    let mut terminal = Terminal::start(&mut server.command(&["tree", "r", "--watch"]), 80);
+    terminal.until("the root and the end", |screen| {
+        let lines: Vec<String> = screen.rows(0, 80).collect();
+        lines[0].starts_with("r 🟡 (rpc order)  pending")
+            && lines[1].trim_end() == "… 23 more"
+            && lines[38].starts_with("└── r:60 🟡 (run step)  pending")
+    });
+    node(&server, "r", ("r:61", "r"), "local", "last");
+    terminal.shows("└── r:61 🟡 (run last)  pending");
+    terminal.signal(Signal::Interrupt);
+    assert_eq!(terminal.end().0, Some(130));
+}
+
+#[test]
+fn tags_are_aligned_however_wide_their_letters_are() {
+    let server = Server::single();
+    let tags = json!({"team": "é", "日本": "x\ny", "a": "🚲"});
+    server.client().create("a", i64::MAX, tags);
+    let terminal = shown(&server, &["promises", "get", "a"], 80);
+    let contents = terminal.contents();
+    for line in ["  tags     a     🚲", "team  é", "日本  x\\ny"] {
+        assert!(contents.contains(line), "{contents}");
+    }
 }
 
 #[test]

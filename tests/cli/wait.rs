@@ -171,6 +171,18 @@ fn ctrl_c_leaves_the_workflow_running_and_says_how_to_come_back() {
 }
 
 #[test]
+fn ctrl_c_leads_back_to_ids_that_look_like_flags() {
+    let server = server();
+    server.client().create("-x", i64::MAX, json!({}));
+    let waiting = start(&mut server.command(&["promises", "await", "--", "-x"]));
+    until_listeners(&server, "-x", 1);
+    waiting.signal(Signal::Interrupt);
+    let expected = "-x goes on without this command. To wait for it again:\n\n  \
+                    resonate promises await -- -x\n\n";
+    waiting.end().expect(130, "", expected);
+}
+
+#[test]
 fn a_server_that_goes_away_is_waited_for() {
     let port = free_port().to_string();
     let flags = ["--debug", "--server-port", &port];

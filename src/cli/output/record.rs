@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 
-use console::style;
+use console::{Alignment, measure_text_width, pad_str, style};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{clean, clean_line, dim, payload, promise_state, table, task_state, time};
 use crate::client::clock;
-use crate::protocol::record::{Millis, NEVER, Promise, Schedule, Tags, TaskRecord, Value};
+use crate::protocol::record::{Millis, Promise, Schedule, Tags, TaskRecord, Value};
 
 /// The members that answers have. One that holds none of these is shown as JSON.
 #[derive(Deserialize)]
@@ -19,6 +19,7 @@ struct Answer {
     promises: Option<Vec<Promise>>,
     tasks: Option<Vec<TaskRecord>>,
     schedules: Option<Vec<Schedule>>,
+    targets: Option<Vec<table::Target>>,
     cursor: Option<String>,
 }
 
@@ -30,11 +31,12 @@ pub(in crate::cli) fn readable(data: &RawValue) -> Option<String> {
         answer.promises.map(|list| table::promises(&list, now)),
         answer.tasks.map(|list| table::tasks(&list)),
         answer.schedules.map(|list| table::schedules(&list, now)),
+        answer.targets.map(|list| table::targets(&list, now)),
     ];
     if let Some(mut text) = lists.into_iter().flatten().next() {
         if let Some(cursor) = answer.cursor {
             let cursor = shlex::try_quote(&cursor).unwrap_or_default().into_owned();
-            let more = format!("More: --cursor {}", clean_line(&cursor));
+            let more = format!("More: --cursor={}", clean_line(&cursor));
             let _ = write!(text, "\n{}", dim(more));
         }
         return Some(text);
@@ -111,11 +113,7 @@ fn task(task: &TaskRecord) -> String {
 
 fn schedule(schedule: &Schedule, now: Millis) -> String {
     let mut record = Record::new(&schedule.id, style(&schedule.cron).cyan(), 7);
-    let next = match schedule.next_run_at {
-        NEVER => "never".to_owned(),
-        at => time::instant(at, now),
-    };
-    record.line("next", Some(next));
+    record.line("next", Some(time::instant(schedule.next_run_at, now)));
     record.line(
         "last",
         schedule.last_run_at.map(|at| time::instant(at, now)),
@@ -129,10 +127,18 @@ fn schedule(schedule: &Schedule, now: Millis) -> String {
 }
 
 fn tags(tags: &Tags) -> Option<String> {
-    let width = tags.iter().map(|(name, _)| name.chars().count()).max()?;
+    let tags: Vec<(String, String)> = tags
+        .iter()
+        .map(|(name, value)| (clean_line(name), clean_line(value)))
+        .collect();
+    let widths = tags.iter().map(|(name, _)| measure_text_width(name));
+    let width = widths.max()?;
     let lines: Vec<String> = tags
         .iter()
-        .map(|(name, value)| format!("{name:width$}  {value}").replace('\n', "\\n"))
+        .map(|(name, value)| {
+            let name = pad_str(name, width, Alignment::Left, None);
+            format!("{name}  {value}")
+        })
         .collect();
     Some(lines.join("\n"))
 }

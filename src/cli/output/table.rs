@@ -4,11 +4,10 @@ use comfy_table::ColumnConstraint::{ContentWidth, LowerBoundary};
 use comfy_table::presets::NOTHING;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, Width};
 use console::Term;
+use serde::Deserialize;
 
 use super::{clean_line, dim, payload, time};
-use crate::protocol::record::{
-    Millis, NEVER, Promise, PromiseState, Schedule, TaskRecord, TaskState,
-};
+use crate::protocol::record::{Millis, Promise, PromiseState, Schedule, TaskRecord, TaskState};
 
 /// Ids and addresses are broken into lines where they must be, but not into single letters.
 const BREAKABLE_WIDTH_MIN: u16 = 6;
@@ -20,7 +19,7 @@ pub(super) fn promises(promises: &[Promise], now: Millis) -> String {
                 time::span(at.saturating_sub(promise.created_at)),
                 String::new(),
             ),
-            None => (String::new(), until(promise.timeout_at, now)),
+            None => (String::new(), due(promise.timeout_at, now)),
         };
         vec![
             text(&promise.id),
@@ -55,15 +54,11 @@ pub(super) fn tasks(tasks: &[TaskRecord]) -> String {
 
 pub(super) fn schedules(schedules: &[Schedule], now: Millis) -> String {
     let rows = schedules.iter().map(|schedule| {
-        let next = match schedule.next_run_at {
-            NEVER => "never".to_owned(),
-            at => until(at, now),
-        };
         let last = schedule.last_run_at.map(|at| until(now, at));
         vec![
             text(&schedule.id),
             text(&schedule.cron).fg(Color::DarkCyan),
-            text(&next),
+            text(&due(schedule.next_run_at, now)),
             text(&last.unwrap_or_default()),
             text(&schedule.promise_id),
             text(schedule.promise_tags.target().unwrap_or_default()),
@@ -71,6 +66,50 @@ pub(super) fn schedules(schedules: &[Schedule], now: Millis) -> String {
     });
     let header = ["ID", "CRON", "NEXT", "LAST", "PROMISES", "TARGET"];
     table("schedules", &header, rows.collect())
+}
+
+/// Who is waited for, as `GET /targets` tells it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Target {
+    target: String,
+    tasks: u64,
+    unblocks: u64,
+    waiting_since: Millis,
+    reason: Option<String>,
+    detail: Option<String>,
+}
+
+pub(super) fn targets(targets: &[Target], now: Millis) -> String {
+    let rows = targets.iter().map(|target| {
+        let (why, color) = match target.reason.as_deref() {
+            None => ("being received", Color::DarkGreen),
+            Some("no_receiver") => ("nobody is connected", Color::DarkYellow),
+            Some("transport_disabled") => ("transport disabled", Color::DarkRed),
+            Some(reason) => (reason, Color::DarkRed),
+        };
+        let why = match &target.detail {
+            Some(detail) => format!("{why}: {detail}"),
+            None => why.to_owned(),
+        };
+        vec![
+            text(&target.target),
+            text(&target.tasks.to_string()),
+            text(&target.unblocks.to_string()),
+            text(&until(now, target.waiting_since)),
+            text(&why).fg(color),
+        ]
+    });
+    let header = ["TARGET", "TASKS", "MESSAGES", "WAITING", "WHY"];
+    table("messages wait", &header, rows.collect())
+}
+
+/// In how long.
+fn due(at: Millis, now: Millis) -> String {
+    match time::date(at) {
+        Some(_) => until(at, now),
+        None => "never".to_owned(),
+    }
 }
 
 fn until(later: Millis, now: Millis) -> String {
@@ -111,7 +150,9 @@ fn table(what: &str, header: &[&str], rows: Vec<Vec<Cell>>) -> String {
     for (column, (name, _)) in table.column_iter_mut().zip(names) {
         column.set_padding((0, 2));
         column.set_constraint(match *name {
-            "ID" | "PROMISES" | "TARGET" => LowerBoundary(Width::Fixed(BREAKABLE_WIDTH_MIN)),
+            "ID" | "PROMISES" | "TARGET" | "WHY" => {
+                LowerBoundary(Width::Fixed(BREAKABLE_WIDTH_MIN))
+            }
             _ => ContentWidth,
         });
     }

@@ -1,6 +1,6 @@
 //! Instants and lengths of time, for people.
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 
 use crate::protocol::record::Millis;
 
@@ -34,6 +34,11 @@ pub(in crate::cli) fn brief(ms: Millis) -> String {
     format!("{}{name}", ms / length)
 }
 
+/// None beyond the calendar: what is due then never is.
+pub(in crate::cli) fn date(at: Millis) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp_millis(at)
+}
+
 /// How long ago, or in how long.
 fn relative(at: Millis, now: Millis) -> String {
     if at <= now {
@@ -45,7 +50,7 @@ fn relative(at: Millis, now: Millis) -> String {
 
 /// An instant and how far it is: `2026-01-01 00:00:00 UTC, in 57m 00s`.
 pub(in crate::cli) fn instant(at: Millis, now: Millis) -> String {
-    match DateTime::from_timestamp_millis(at) {
+    match date(at) {
         Some(date) => format!(
             "{}, {}",
             date.format("%Y-%m-%d %H:%M:%S UTC"),
