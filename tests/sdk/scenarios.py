@@ -5,6 +5,8 @@ alone; `long` ones run only with --long.
 """
 
 import json
+import shlex
+import signal
 import time
 from dataclasses import dataclass
 from typing import Callable
@@ -597,3 +599,30 @@ def command_line_waits(stage):
     late_ms.sort()
     median, worst = late_ms[len(late_ms) // 2], late_ms[-1]
     stage.note(f"over {median:.0f} ms after the settlement, {worst:.0f} ms at worst, of {len(late_ms)}")
+
+
+@scenario()
+def command_line_is_interrupted(stage):
+    """Ctrl-C ends the waiting, not the workflow, and what it says leads back to it."""
+    stage.worker()
+    call = invoke(stage, "rests", "countdown", 1, 3000)
+    stage.wait_asleep("rests", margin_s=1)
+    call.popen.send_signal(signal.SIGINT)
+    check_equal(outcome(call), (130, ""), "exit code and output")
+    check_equal(stage.server.promise("rests")["state"], "pending", "state after Ctrl-C")
+    _, attach = call.line_matching(r"^  resonate (.*)$") or (None, None)
+    check(attach, "it does not say how to wait again")
+    check_equal(outcome(stage.resonate(*shlex.split(attach.group(1)))), (0, '"done"'), "result")
+
+
+@scenario()
+def command_line_answers(stage):
+    """A workflow waits for a person, who answers on the command line."""
+    stage.worker()
+    # SDKs read JSON, and what is a JSON string on the command line is stored as its text: hence two pairs of quotes.
+    for number, (data, answer) in enumerate([('"\\"yes\\""', "yes"), ('{"by": "ada"}', {"by": "ada"}), ("42", 42)]):
+        root = f"ask-{number}"
+        stage.begin(root, "ask", f"{root}-question")
+        question = open_question(stage, root, f"{root}-question")
+        check_equal(outcome(stage.resonate("promises", "resolve", question, "--data", data))[0], 0, "exit code")
+        check_equal(stage.get(root), answer, "answer")
