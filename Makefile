@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check model crash power deliveries chaos database-restarts postgres cluster sdk-long soak fuzz deny bench bench-postgres hostile
+.PHONY: help run test check model crash power deliveries chaos database-restarts postgres cluster sdk-long soak fuzz deny docs bench bench-postgres hostile
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' Makefile
@@ -56,6 +56,9 @@ fuzz: ## Ten minutes of libFuzzer for every target (TIME=seconds), two at once
 deny: ## Advisories and licences of all dependencies; installs cargo-deny
 	test -x target/tools/bin/cargo-deny || cargo install cargo-deny --locked --version 0.20.2 --root target/tools
 	target/tools/bin/cargo-deny check
+
+docs: ## Write docs/cli.md from what the program says
+	RESONATE_REWRITE_DOCS=1 cargo test --locked --test main cli::docs::
 
 bench: ## Load a release build; one line per workload
 	benches/run.sh

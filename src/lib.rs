@@ -14,10 +14,12 @@
 //! | [`auth`] | who sends a request, by its token, and what they may do |
 //! | [`http`] | the HTTP surface |
 //! | [`net`] | connections: how many, how long, encrypted or not |
+//! | [`client`] | the public API, from the other side: what `cli` speaks to a server with |
 //! | [`config`], [`cli`], [`telemetry`] | settings, command line, logs |
 
 pub mod auth;
 pub mod cli;
+pub mod client;
 pub mod cluster;
 pub mod config;
 pub mod driver;

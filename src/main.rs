@@ -2,17 +2,20 @@
 
 use std::process::ExitCode;
 
-use resonate::cli::{Invocation, parse_and_load};
+use resonate::cli::{self, Action, Invocation, parse_and_load};
+use resonate::config::Config;
 use resonate::{serve, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     let invocation = match parse_and_load() {
-        Ok(invocation) => invocation,
+        Ok(Action::Serve(invocation)) => invocation,
+        Ok(Action::Run(job)) => return job.run(),
+        Ok(Action::Complete(shell)) => return cli::complete(shell),
         // Explained to the user already.
         Err(code) => return code,
     };
-    match run(invocation) {
+    match run(*invocation) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("Fatal: {error:#}");
@@ -44,6 +47,12 @@ fn run(invocation: Invocation) -> anyhow::Result<()> {
                 std::process::exit(130);
             });
         };
-        serve::run(invocation.config, stop).await
+        let is_dev = invocation.is_dev;
+        let greet = move |config: &Config, address| {
+            if is_dev {
+                cli::show_banner(config, address);
+            }
+        };
+        serve::run(invocation.config, greet, stop).await
     })
 }

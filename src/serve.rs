@@ -6,6 +6,7 @@
 //! ```
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,12 +41,13 @@ mod tests;
 mod transports;
 
 /// Runs the server until `stop` is ready, and then until everything in flight has come to its end or
-/// `server.shutdown_timeout` has passed.
+/// `server.shutdown_timeout` has passed. `listening` is told the address once there is one.
 ///
 /// # Errors
 /// When it cannot start: no keys in a file of keys, the address taken, the storage unusable.
 pub async fn run(
     config: Config,
+    listening: impl FnOnce(&Config, SocketAddr),
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let authenticator = auth::load(&config.auth)?;
@@ -55,7 +57,15 @@ pub async fn run(
         tracing::warn!(%error, "cannot raise the limit of open files; streams count against it");
     }
     let store = open_store(&config).await?;
-    run_on(store, listener, (tls, authenticator), config, stop).await
+    run_on(
+        store,
+        listener,
+        (tls, authenticator),
+        config,
+        listening,
+        stop,
+    )
+    .await
 }
 
 /// Same, on a store and a port that are there.
@@ -64,6 +74,7 @@ async fn run_on(
     listener: TcpListener,
     (tls, authenticator): (Option<Arc<Tls>>, Option<Authenticator>),
     config: Config,
+    listening: impl FnOnce(&Config, SocketAddr),
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let address = listener
@@ -120,6 +131,7 @@ async fn run_on(
         tasks.spawn(connections::reload(tls));
     }
     log_start(&config, address);
+    listening(&config, address);
     serve_until(listener, router, settings, hub, grace, stop).await;
 
     tasks.shutdown().await;
@@ -264,7 +276,7 @@ fn field_limits(config: &Config, store: &dyn Store) -> parse::Limits {
     }
 }
 
-fn log_start(config: &Config, address: std::net::SocketAddr) {
+fn log_start(config: &Config, address: SocketAddr) {
     let storage = match config.storage.backend {
         Backend::Sqlite if config.storage.sqlite.is_memory() => "memory",
         Backend::Sqlite => "sqlite",

@@ -1,5 +1,6 @@
 //! All integration tests, in one binary: that keeps link time flat.
 //!
+//! - `cli`: the command line, against the real server, in pipes and on terminals.
 //! - `protocol`, `surface`, `storage`: the real server, spoken to over HTTP as workers and clients do.
 //! - `cluster`: several real servers on one database, which die, and whose database dies.
 //! - `fuzz`: whatever bytes there may be, to everything that reads bytes from outside.
@@ -12,13 +13,16 @@
 
 mod harness {
     pub mod client;
+    pub mod command;
     pub mod database;
     #[cfg(target_os = "linux")]
     pub mod disk;
     pub mod google;
+    pub mod group;
     pub mod http;
     pub mod issuer;
     pub mod jwks;
+    pub mod mcp;
     pub mod postgres;
     pub mod process;
     pub mod proxy;
@@ -29,6 +33,22 @@ mod harness {
     pub mod snap;
     pub mod sse;
     pub mod store;
+    pub mod terminal;
+}
+
+mod cli {
+    mod connection;
+    mod docs;
+    mod failures;
+    mod fake;
+    mod mcp;
+    mod mcp_listen;
+    mod requests;
+    mod targets;
+    mod terminal;
+    pub mod tree;
+    mod wait;
+    pub mod worker;
 }
 
 mod cluster {
@@ -133,6 +153,7 @@ fn no_file_is_forgotten() {
     };
     for (folder, listed) in [
         ("harness", block("harness")),
+        ("cli", block("cli")),
         ("cluster", block("cluster")),
         ("protocol", block("protocol")),
         ("storage", block("storage")),

@@ -8,7 +8,7 @@ const LINES_MAX: usize = 600;
 
 /// Which modules a module may import; `serve`, which wires everything together, may import all.
 /// `machine` and `store` share types: what a batch needs and changes, and the objects.
-const IMPORTS: [(&str, &[&str]); 13] = [
+const IMPORTS: [(&str, &[&str]); 14] = [
     ("protocol", &[]),
     ("machine", &["protocol", "store"]),
     ("store", &["protocol", "machine"]),
@@ -43,7 +43,8 @@ const IMPORTS: [(&str, &[&str]); 13] = [
     ("net", &["telemetry"]),
     ("telemetry", &["protocol"]),
     ("config", &["telemetry", "transport"]),
-    ("cli", &["config", "telemetry"]),
+    ("client", &["protocol"]),
+    ("cli", &["protocol", "config", "telemetry", "client"]),
 ];
 
 /// What would bring I/O, a clock or chance into the core.

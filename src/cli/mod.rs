@@ -1,34 +1,63 @@
-//! The command line.
+//! The command line: `serve` and `dev` start a server, everything else is a client of one.
 //!
 //! Usage errors are clap's: usage text on standard error, exit code 2. A bad configuration is one
-//! line, `Fatal: Configuration error: …`, exit code 1.
+//! line, `Fatal: Configuration error: …`, exit code 1; so is what a client command failed at, `Error: …`.
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::config::{self, Config, Environment, Layers, Loaded, keys};
 use crate::telemetry::logging;
 
+mod banner;
+mod duration;
+mod examples;
+mod graph;
+mod input;
+mod interrupt;
+mod invoke;
+mod job;
+mod mcp;
+mod output;
+mod progress;
+mod promises;
+mod schedules;
 pub mod serve;
+mod session;
+mod targets;
+mod tasks;
+mod tree;
+mod wait;
+
+pub use self::banner::show as show_banner;
+pub use self::job::Job;
 
 #[cfg(test)]
 mod tests;
 
 const RUST_LOG: &str = "RUST_LOG";
 
-/// Durable promises, tasks and schedules over HTTP.
+/// Durable promises, tasks and schedules over HTTP
+///
+/// `resonate dev` starts a server to try things out on, `resonate serve` one that keeps what it is told.
+/// All other commands are clients of a server.
 #[derive(Parser)]
 #[command(
     name = "resonate",
     version,
     propagate_version = true,
     subcommand_required = true,
-    arg_required_else_help = true
+    arg_required_else_help = true,
+    after_long_help = examples::RESONATE
 )]
 struct Cli {
+    #[command(flatten)]
+    flags: session::Flags,
     #[command(subcommand)]
     command: Command,
 }
@@ -46,15 +75,36 @@ enum Command {
     /// setting comes from where `serve` takes it, --storage-type too: a PostgreSQL database is used
     /// as configured.
     Dev(Box<serve::Flags>),
+    #[command(flatten)]
+    Client(job::Command),
+    /// Prints a script that completes commands and flags in a shell
+    #[command(after_long_help = examples::COMPLETIONS)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
 }
 
-/// What the command line asks for: a server with this configuration.
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Action {
+    /// To be a server.
+    Serve(Box<Invocation>),
+    /// To speak to one.
+    Run(Box<Job>),
+    /// To print completions.
+    Complete(Shell),
+}
+
+/// A server with this configuration.
 #[derive(Debug)]
 pub struct Invocation {
     /// The validated configuration.
     pub config: Config,
     /// `RUST_LOG`, which overrides `config.level`; see [`logging::init`].
     pub rust_log: Option<String>,
+    /// Whether it is for trying things out.
+    pub is_dev: bool,
     warnings: Vec<String>,
 }
 
@@ -79,11 +129,11 @@ enum Failure {
 
 /// Reads the process's arguments and environment and `resonate.toml` in the working directory. What
 /// cannot be run has been explained to the user: exit with the code.
-pub fn parse_and_load() -> Result<Invocation, ExitCode> {
-    let invocation = environment(std::env::vars_os())
+pub fn parse_and_load() -> Result<Action, ExitCode> {
+    let action = environment(std::env::vars_os())
         .map_err(Failure::from)
         .and_then(|environment| load(std::env::args_os(), Path::new(config::FILE), &environment));
-    invocation.map_err(|failure| match failure {
+    action.map_err(|failure| match failure {
         Failure::Usage(error) => {
             // Nobody is left to tell if the terminal is gone.
             let _ = error.print();
@@ -100,12 +150,22 @@ fn load<A: Into<OsString> + Clone>(
     arguments: impl IntoIterator<Item = A>,
     file: &Path,
     environment: &Environment,
-) -> Result<Invocation, Failure> {
+) -> Result<Action, Failure> {
     let matches = command().try_get_matches_from(arguments)?;
-    let (flags, is_dev) = match Cli::from_arg_matches(&matches)?.command {
+    let cli = Cli::from_arg_matches(&matches)?;
+    let (flags, is_dev) = match cli.command {
         Command::Serve(flags) => (flags, false),
         Command::Dev(flags) => (flags, true),
+        Command::Client(command) => {
+            let job = Job::new(command, cli.flags, environment);
+            return Ok(Action::Run(Box::new(job)));
+        }
+        Command::Completions { shell } => {
+            refuse(&cli.flags)?;
+            return Ok(Action::Complete(shell));
+        }
     };
+    refuse(&cli.flags)?;
     let flags = flags.given();
     let Loaded { config, warnings } = config::load(&Layers {
         file,
@@ -118,11 +178,12 @@ fn load<A: Into<OsString> + Clone>(
         let reason = format!("{error} (from environment variable {RUST_LOG})");
         return Err(config::Error::new(reason).into());
     }
-    Ok(Invocation {
+    Ok(Action::Serve(Box::new(Invocation {
         config,
         rust_log,
+        is_dev,
         warnings,
-    })
+    })))
 }
 
 /// The variables that can be read. A setting that is not Unicode is refused: to drop it or to
@@ -150,11 +211,34 @@ fn environment(
     Ok(environment)
 }
 
+/// Refuses flags of clients before a command that is none.
+fn refuse(flags: &session::Flags) -> Result<(), clap::Error> {
+    let Some(flag) = flags.given() else {
+        return Ok(());
+    };
+    let sentence = format!("{flag} is for commands that speak to a server");
+    Err(command().error(ErrorKind::ArgumentConflict, sentence))
+}
+
+/// Prints the script that completes commands and flags in `shell`.
+pub fn complete(shell: Shell) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command(), "resonate", &mut script);
+    job::exit_code(output::print(&String::from_utf8_lossy(&script)))
+}
+
 /// The command line, with the default and the environment variable of every flag in its help.
 fn command() -> clap::Command {
-    ["serve", "dev"]
-        .into_iter()
-        .fold(Cli::command(), |command, name| {
-            command.mut_subcommand(name, |command| serve::with_defaults(command, name == "dev"))
-        })
+    // Clients take these flags wherever they stand; `serve` has others.
+    let flags = ["server", "token", "output"];
+    let command = flags.into_iter().fold(Cli::command(), |command, flag| {
+        command.mut_arg(flag, |argument| argument.global(false))
+    });
+    // It answers in its own protocol.
+    let command = command.mut_subcommand("mcp", |command| {
+        command.mut_arg("output", |argument| argument.hide(true))
+    });
+    ["serve", "dev"].into_iter().fold(command, |command, name| {
+        command.mut_subcommand(name, |command| serve::with_defaults(command, name == "dev"))
+    })
 }

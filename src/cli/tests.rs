@@ -16,7 +16,11 @@ fn run(arguments: &[&str]) -> Result<Invocation, Failure> {
 fn run_with(arguments: &[&str], environment: &Environment) -> Result<Invocation, Failure> {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join(config::FILE);
-    load(["resonate"].iter().chain(arguments), &file, environment)
+    let action = load(["resonate"].iter().chain(arguments), &file, environment)?;
+    match action {
+        Action::Serve(invocation) => Ok(*invocation),
+        other => panic!("{arguments:?} start no server: {other:?}"),
+    }
 }
 
 fn usage(arguments: &[&str]) -> clap::Error {
@@ -217,6 +221,11 @@ fn usage_errors_exit_with_2() {
         &["serve", "--transports-http-poll-enabled", "maybe"],
         // Settings that this version does not serve.
         &["serve", "--legacy-rest", "true"],
+        // Flags of clients.
+        &["serve", "-S", "http://a"],
+        &["-S", "http://a", "serve"],
+        &["-T", "t", "dev"],
+        &["-o", "json", "completions", "bash"],
     ] {
         let error = usage(arguments);
         assert_eq!(error.exit_code(), 2, "{arguments:?}");

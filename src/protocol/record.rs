@@ -97,6 +97,14 @@ impl Serialize for Value {
     }
 }
 
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Value(Arc::from(Box::<RawValue>::deserialize(
+            deserializer,
+        )?)))
+    }
+}
+
 /// Names of the tags the server gives a meaning to (`protocol.md` §5).
 pub mod tag {
     #![allow(missing_docs, reason = "the table in protocol.md §5 documents each")]
@@ -107,6 +115,7 @@ pub mod tag {
     pub const ORIGIN: &str = "resonate:origin";
     pub const PARENT: &str = "resonate:parent";
     pub const BRANCH: &str = "resonate:branch";
+    pub const SCOPE: &str = "resonate:scope";
     pub const PREFIX: &str = "resonate:prefix";
     pub const SCHEDULE: &str = "resonate:schedule";
 }
@@ -195,7 +204,7 @@ pub enum PromiseState {
 
 impl PromiseState {
     /// The wire name, which is also the stored one.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             PromiseState::Pending => "pending",
             PromiseState::Resolved => "resolved",
@@ -252,7 +261,7 @@ pub enum TaskState {
 
 impl TaskState {
     /// The wire name, which is also the stored one.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             TaskState::Pending => "pending",
             TaskState::Acquired => "acquired",
@@ -276,7 +285,7 @@ impl TaskState {
 }
 
 /// A promise as it is answered, and as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Promise {
     /// Unique name.
@@ -299,7 +308,7 @@ pub struct Promise {
 }
 
 /// A task as it is answered; it shares its id with its promise.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskRecord {
     /// The promise's id.
     pub id: Id,
@@ -318,7 +327,7 @@ pub struct TaskRecord {
 }
 
 /// A schedule as it is answered, and as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Schedule {
     /// Unique name.

@@ -1,6 +1,5 @@
 //! A whole server on a store that panics on command: whoever asked is told, and everything goes on.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
@@ -87,7 +86,14 @@ impl Server {
         let (stop, stopped) = oneshot::channel();
         // A test that fails drops it unsaid.
         let stopped = async move { drop(stopped.await) };
-        let running = run_on(store.clone(), listener, (None, None), config, stopped);
+        let running = run_on(
+            store.clone(),
+            listener,
+            (None, None),
+            config,
+            |_, _| {},
+            stopped,
+        );
         let running = tokio::spawn(running);
         // The push transport brings the TLS provider that clients need.
         let client = loop {

@@ -1,11 +1,12 @@
 //! A process that a test started: what it says is kept, and it does not outlive the test.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::group::Group;
 use super::http::DEADLINE;
 use super::server::lock;
 
@@ -13,24 +14,22 @@ use super::server::lock;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     Hup,
+    Interrupt,
     Term,
     Kill,
 }
 
 /// A running process. Dropping it kills it.
 pub struct Process {
-    child: Child,
+    group: Group,
     log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Process {
     /// Starts it. `heard` is told every line of its stderr, on a thread of its own.
     pub fn start(command: &mut Command, heard: impl Fn(&str) + Send + 'static) -> Process {
-        let mut child = command
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
-        let stderr = child.stderr.take().expect("stderr is piped");
+        let mut group = Group::start(command.stderr(Stdio::piped()));
+        let stderr = group.child.stderr.take().expect("stderr is piped");
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log);
         thread::spawn(move || {
@@ -39,7 +38,14 @@ impl Process {
                 lock(&lines).push(line);
             }
         });
-        Process { child, log }
+        Process { group, log }
+    }
+
+    /// Its standard input and output, which the command pipes.
+    pub fn pipes(&mut self) -> (ChildStdin, ChildStdout) {
+        let stdin = self.group.child.stdin.take().expect("stdin is piped");
+        let stdout = self.group.child.stdout.take().expect("stdout is piped");
+        (stdin, stdout)
     }
 
     /// Everything it has logged so far.
@@ -49,23 +55,14 @@ impl Process {
 
     /// Sends a signal without waiting for its effect.
     pub fn signal(&self, signal: Signal) {
-        let name = match signal {
-            Signal::Hup => "HUP",
-            Signal::Term => "TERM",
-            Signal::Kill => "KILL",
-        };
-        let status = Command::new("sh")
-            .args(["-c", &format!("kill -{name} {}", self.child.id())])
-            .status()
-            .expect("a shell runs");
-        assert!(status.success(), "no process to signal");
+        send(signal, self.group.id());
     }
 
     /// Waits for it to end by itself; its exit code, none when a signal ended it.
     pub fn wait(&mut self) -> Option<i32> {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
+            if let Some(status) = self.group.ended() {
                 return status.code();
             }
             assert!(Instant::now() < deadline, "the process does not stop");
@@ -74,14 +71,21 @@ impl Process {
     }
 
     pub fn kill(&mut self) {
-        // Both fail only when it is gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.group.kill();
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-    }
+/// Sends a signal to a process that a test started.
+pub fn send(signal: Signal, process: u32) {
+    let name = match signal {
+        Signal::Hup => "HUP",
+        Signal::Interrupt => "INT",
+        Signal::Term => "TERM",
+        Signal::Kill => "KILL",
+    };
+    let status = Command::new("sh")
+        .args(["-c", &format!("kill -{name} {process}")])
+        .status()
+        .expect("a shell runs");
+    assert!(status.success(), "no process to signal");
 }

@@ -18,6 +18,7 @@ use super::client::Response;
 use super::database::Database;
 #[cfg(target_os = "linux")]
 use super::disk::Disk;
+use super::group::Group;
 use super::http::{Connection, DEADLINE, Reply};
 use super::process::{Process, Signal};
 use super::proxy::Proxy;
@@ -430,12 +431,9 @@ pub struct Exit {
 
 /// Runs `resonate` to its end: arguments and environment are all the test's.
 pub fn run_to_exit(args: &[&str], env: &[(&str, &str)], home: &Path) -> Exit {
-    let mut child = bare_command(home)
-        .args(args)
-        .envs(env.iter().copied())
-        .spawn()
-        .expect("the binary starts");
-    let stderr = child.stderr.take().expect("stderr is piped");
+    let mut command = bare_command(home);
+    let mut group = Group::start(command.args(args).envs(env.iter().copied()));
+    let stderr = group.child.stderr.take().expect("stderr is piped");
     let (sent, text) = mpsc::channel();
     thread::spawn(move || {
         let text: Vec<String> = BufReader::new(stderr)
@@ -446,12 +444,12 @@ pub fn run_to_exit(args: &[&str], env: &[(&str, &str)], home: &Path) -> Exit {
         let _ = sent.send(text.join("\n"));
     });
     let Ok(stderr) = text.recv_timeout(DEADLINE) else {
-        let _ = child.kill();
-        let _ = child.wait();
         panic!("`resonate {}` did not exit", args.join(" "));
     };
-    let code = child.wait().expect("the child can be waited for").code();
-    Exit { code, stderr }
+    Exit {
+        code: group.wait().code(),
+        stderr,
+    }
 }
 
 /// The flags of a server on a SQLite database.

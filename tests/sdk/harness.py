@@ -113,6 +113,7 @@ class Process:
             )
             Process.live.add(self)
         self.stdout = []  # stdout alone, for answers
+        self.ended_at = None  # when stdout was closed, at its exit at the latest
         self.pumps = [
             threading.Thread(target=self._pump, args=(self.popen.stdout, self.stdout), daemon=True),
             threading.Thread(target=self._pump, args=(self.popen.stderr, None), daemon=True),
@@ -129,6 +130,8 @@ class Process:
             self.lines.append((time.time(), text))
             if copy is not None:
                 copy.append(text)
+        if copy is not None:
+            self.ended_at = time.time()
         pipe.close()
 
     def _feed(self, text):
@@ -530,6 +533,11 @@ class Stage:
         )
         return Call(process, command)
 
+    def resonate(self, *args):
+        """Starts the command line as a client of the server."""
+        name = shorten(" ".join(["resonate", *args]))
+        return self.spawn(name, [self.server.binary, *args], {"RESONATE_URL": self.server.url})
+
     def call(self, cmd, deadline_s=CLIENT_DEADLINE_S, **fields):
         """Runs a client command and returns its result."""
         return self.start(cmd, **fields).value(deadline_s)
@@ -601,3 +609,27 @@ class Stage:
         self.server.close()
         if not keep:
             shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def run_alone(name, stage, body):
+    """The run of what is no scenario; prints how it went, and a summary. Answers an exit code."""
+    started = time.monotonic()
+    outcome, details, code = "PASS", [], 0
+    try:
+        body(stage)
+    except Unsupported as why:
+        outcome, details = "SKIP", [f"    {why}"]
+    except (Failure, OSError) as failure:
+        stage.close(keep=True)
+        outcome, details, code = "FAIL", [f"    {failure}", *(f"    {line}" for line in stage.tails())], 1
+    finally:
+        stage.close()
+    print("\n".join([f"{outcome} {name} {time.monotonic() - started:.2f}s", *details]))
+    passed, failed, skipped = (int(outcome == of) for of in ("PASS", "FAIL", "SKIP"))
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    return code
+
+
+def built_server():
+    """The program under test."""
+    return Path(os.environ.get("RESONATE_BIN") or TESTS.parent / "target/debug/resonate").absolute()

@@ -13,11 +13,10 @@ import re
 import shutil
 import signal
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness import Failure, Process, Stage, check, check_equal, until
+from harness import Process, Stage, Unsupported, built_server, check, check_equal, run_alone, until
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
@@ -95,6 +94,8 @@ def goes_on(stage, command):
 
 
 def run(stage):
+    if shutil.which("npm") is None:
+        raise Unsupported("no runtime: npm is not installed")
     blocks = quickstart()
     code = (REPOSITORY / "examples/countdown/index.ts").read_text()
     check_equal([text for language, text in blocks if language == "ts"], [code], "code that README.md shows")
@@ -111,23 +112,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server-bin", help="the server to run ($RESONATE_BIN, else target/debug/resonate)")
     options = parser.parse_args()
-    default = os.environ.get("RESONATE_BIN") or REPOSITORY / "target/debug/resonate"
-    if shutil.which("npm") is None:
-        print("SKIP quickstart  (no runtime: npm is not installed)\n0 passed, 0 failed, 1 skipped")
-        return 0
-    stage = Stage(None, Path(options.server_bin or default).absolute())
-    started = time.monotonic()
-    try:
-        run(stage)
-    except (Failure, OSError) as failure:
-        stage.close(keep=True)
-        print("\n".join(["FAIL quickstart", f"    {failure}", *(f"    {line}" for line in stage.tails())]))
-        print("0 passed, 1 failed, 0 skipped")
-        return 1
-    finally:
-        stage.close()
-    print(f"PASS quickstart {time.monotonic() - started:.2f}s\n1 passed, 0 failed, 0 skipped")
-    return 0
+    server = Path(options.server_bin).absolute() if options.server_bin else built_server()
+    return run_alone("quickstart", Stage(None, server), run)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ A scenario is a function of one `Stage`. Its docstring is the promise it checks.
 alone; `long` ones run only with --long.
 """
 
+import json
+import shlex
+import signal
 import time
 from dataclasses import dataclass
 from typing import Callable
 
-from harness import SdkError, Stage, check, check_equal, until
+from harness import CLIENT_DEADLINE_S, SdkError, Stage, check, check_equal, until
 
 MIB = 1024 * 1024
 UNICODE_ID = "größe-日本語-🎉"
@@ -563,3 +566,76 @@ def listeners(stage, promise_id):
     status, data = stage.server.request("debug.snap", {})
     check_equal(status, 200, "status of debug.snap")
     return [listener for listener in data["listeners"] if listener["id"] == promise_id]
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def invoke(stage, promise_id, func, *args):
+    """Starts `resonate invoke --wait` of a worker's function."""
+    flags = [flag for arg in args for flag in ("--arg", json.dumps(arg))]
+    target = "poll://any@workers"
+    return stage.resonate("invoke", promise_id, "--func", func, *flags, "--target", target, "--wait")
+
+
+def outcome(process):
+    """Exit code and what was printed, once the command has ended."""
+    code = process.wait(CLIENT_DEADLINE_S)
+    return code, "\n".join(process.stdout)
+
+
+@scenario()
+def command_line_invokes(stage):
+    """The command line calls functions of workers, and tells their results and errors."""
+    stage.worker()
+    check_equal(outcome(invoke(stage, "call", "slow", "wörld", 1)), (0, '"wörld"'), "result")
+    check_equal(outcome(invoke(stage, "steps", "steps", 2, 1)), (0, "2"), "result of a workflow")
+    code, printed = outcome(stage.resonate("tree", "steps"))
+    check(code == 0 and printed.startswith("steps 🟢 (rpc steps)\n├── steps"), printed)
+    check_equal(printed.count("🟢"), 3, "settled calls in the tree")
+    code, printed = outcome(invoke(stage, "fails", "fail", "boom-42"))
+    # Functions of one argument take it bare in Rust, and refuse the array that a call from outside brings.
+    expected = "expected a string" if stage.adapter.language == "rs" else "boom-42"
+    check(code == 1 and expected in printed, f"exit code {code}, printed {printed}")
+
+
+@scenario(timed=True, server_args=["--debug"])
+def command_line_waits(stage):
+    """`resonate invoke --wait` ends as soon as the workflow is settled."""
+    stage.worker()
+    late_ms = []
+    for number in range(20):
+        call = invoke(stage, f"slow-{number}", "slow", f"s{number}", 300)
+        until(lambda: listeners(stage, f"slow-{number}"), "the command listens", every_s=0.005)
+        check_equal(outcome(call), (0, f'"s{number}"'), "result")
+        late_ms.append(call.ended_at * 1000 - stage.server.promise(f"slow-{number}")["settledAt"])
+    late_ms.sort()
+    median, worst = late_ms[len(late_ms) // 2], late_ms[-1]
+    stage.note(f"over {median:.0f} ms after the settlement, {worst:.0f} ms at worst, of {len(late_ms)}")
+
+
+@scenario()
+def command_line_is_interrupted(stage):
+    """Ctrl-C ends the waiting, not the workflow, and what it says leads back to it."""
+    stage.worker()
+    call = invoke(stage, "rests", "countdown", 1, 3000)
+    stage.wait_asleep("rests", margin_s=1)
+    call.popen.send_signal(signal.SIGINT)
+    check_equal(outcome(call), (130, ""), "exit code and output")
+    check_equal(stage.server.promise("rests")["state"], "pending", "state after Ctrl-C")
+    _, attach = call.line_matching(r"^  resonate (.*)$") or (None, None)
+    check(attach, "it does not say how to wait again")
+    check_equal(outcome(stage.resonate(*shlex.split(attach.group(1)))), (0, '"done"'), "result")
+
+
+@scenario()
+def command_line_answers(stage):
+    """A workflow waits for a person, who answers on the command line."""
+    stage.worker()
+    # SDKs read JSON, and what is a JSON string on the command line is stored as its text: hence two pairs of quotes.
+    for number, (data, answer) in enumerate([('"\\"yes\\""', "yes"), ('{"by": "ada"}', {"by": "ada"}), ("42", 42)]):
+        root = f"ask-{number}"
+        stage.begin(root, "ask", f"{root}-question")
+        question = open_question(stage, root, f"{root}-question")
+        check_equal(outcome(stage.resonate("promises", "resolve", question, "--data", data))[0], 0, "exit code")
+        check_equal(stage.get(root), answer, "answer")

@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -365,51 +364,4 @@ fn a_container_that_is_killed_is_removed_and_runs_again() {
         let first = log.lines().nth(3).unwrap();
         assert!(log.contains(&format!("rm\n--force\n{first}\n")), "{log}");
     }
-}
-
-/// The code blocks of the README's section on scripts.
-fn readme() -> Vec<String> {
-    let readme = include_str!("../../README.md");
-    let (_, section) = readme
-        .split_once("\n## Scripts\n")
-        .expect("the section is there");
-    let (section, _) = section.split_once("\n## ").expect("it is not the last");
-    let blocks = section.split("```sh\n").skip(1);
-    let texts = blocks.map(|block| block.split_once("```").expect("a block ends").0);
-    texts.map(|text| text.trim().to_owned()).collect()
-}
-
-#[test]
-fn the_readme_can_be_taken_at_its_word() {
-    if Command::new("curl").arg("--version").output().is_err() {
-        return eprintln!("SKIPPED: curl is not installed");
-    }
-    let [serve, hello, release, get] = &readme()[..] else {
-        panic!("the README has other examples");
-    };
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/scripts");
-    let root = root.to_str().expect("the path is UTF-8");
-    let flags = serve
-        .strip_prefix("cargo run --release -- serve ")
-        .expect("it starts the server");
-    let flags = flags.replace("examples/scripts", root);
-    let server = Server::with(&flags.split(' ').collect::<Vec<_>>());
-    let shell = |command: &str| -> Value {
-        let url = format!("http://{}", server.addr());
-        let output = Command::new("sh")
-            .args(["-c", &command.replace("http://localhost:8001", &url)])
-            .stderr(Stdio::inherit())
-            .output()
-            .expect("a shell runs");
-        let reply: Value = serde_json::from_slice(&output.stdout).expect("the reply is JSON");
-        assert_eq!(reply["head"]["status"], 200, "{reply}");
-        reply["data"]["promise"].clone()
-    };
-    let id = shell(hello)["id"].as_str().unwrap().to_owned();
-    assert_eq!(outcome(&settled(&server, &id)), resolved("hello"));
-    let id = shell(release)["id"].as_str().unwrap().to_owned();
-    settled(&server, &id);
-    let released = "Released v1.2.3 to production (release.v1.2.3)";
-    assert!(include_str!("../../README.md").contains(&format!("`{released}`")));
-    assert_eq!(outcome(&shell(get)), resolved(released));
 }
