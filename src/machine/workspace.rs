@@ -248,8 +248,16 @@ impl Workspace {
         self.messages.push(message);
     }
 
-    /// Ends the batch: what to commit, and what to send afterwards.
-    pub fn finish(self) -> (Changes, Vec<Message>) {
+    /// Ends the batch: what to commit, and what to send afterwards. An `unblock` of which the batch also books that it
+    /// was delivered is not sent again.
+    pub fn finish(mut self) -> (Changes, Vec<Message>) {
+        let mut messages = std::mem::take(&mut self.messages);
+        messages.retain(|message| match message {
+            Message::Unblock { promise, address } => self
+                .get(&promise.id)
+                .is_none_or(|object| object.listeners.contains_key(address)),
+            Message::Execute { .. } => true,
+        });
         let mut changes = Changes::default();
         for slot in self.objects.into_values().filter(|slot| slot.is_changed) {
             if let Some(after) = slot.now.filter(|after| slot.before.as_ref() != Some(after)) {
@@ -276,7 +284,7 @@ impl Workspace {
             .objects
             .sort_by(|a, b| a.after.promise.id.cmp(&b.after.promise.id));
         changes.schedules.sort_by(|a, b| a.id.cmp(&b.id));
-        (changes, self.messages)
+        (changes, messages)
     }
 }
 
@@ -290,5 +298,68 @@ fn note_branch(branches: &mut HashMap<Id, BTreeMap<Id, Promise>>, promise: &Prom
         .and_then(|branch| branches.get_mut(branch))
     {
         group.insert(promise.id.clone(), promise.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::object::Listener;
+    use crate::machine::{Config, Input, Step, decide};
+    use crate::protocol::record::{PromiseState, Tags, Value};
+
+    /// A settled promise whose listener, `"http://a"`, is due to be told.
+    fn owing() -> Object {
+        let listener = Listener {
+            enqueued_at: Some(1),
+            retry_at: Some(2),
+            attempts: 0,
+        };
+        Object {
+            promise: Promise {
+                id: "p".into(),
+                state: PromiseState::Resolved,
+                param: Value::empty(),
+                value: Value::empty(),
+                tags: Tags::default(),
+                timeout_at: 9,
+                created_at: 0,
+                settled_at: Some(1),
+            },
+            armed: false,
+            callbacks: BTreeSet::new(),
+            listeners: BTreeMap::from([("http://a".into(), listener)]),
+            task: None,
+        }
+    }
+
+    fn messages_after(steps: Vec<Step>) -> usize {
+        let mut workspace = Workspace::default();
+        let loaded = Loaded {
+            objects: vec![owing()],
+            ..Loaded::default()
+        };
+        workspace.absorb(&Need::default(), loaded);
+        let config = Config {
+            retry_timeout_ms: 1000,
+        };
+        for step in steps {
+            decide(&Input::Step(step), 2, &mut workspace, &config);
+        }
+        workspace.finish().1.len()
+    }
+
+    /// Its delivery may be reported while its retry is under way: both can be in one batch.
+    #[test]
+    fn what_a_batch_books_as_delivered_it_does_not_send_again() {
+        let (promise, address): (Id, Id) = ("p".into(), "http://a".into());
+        let due = Step::UnblockDue {
+            promise: promise.clone(),
+            address: address.clone(),
+        };
+        let done = Step::UnblockDone { promise, address };
+        assert_eq!(messages_after(vec![due.clone()]), 1);
+        assert_eq!(messages_after(vec![due.clone(), done.clone()]), 0);
+        assert_eq!(messages_after(vec![done, due]), 0);
     }
 }
