@@ -5,8 +5,8 @@
 //! ```
 //!
 //! What arrives on a connection is not looked at here. Memory and files that connections hold are
-//! bounded by how many there may be ([`seats`]) and by what each may hold; none is held for ever by
-//! somebody who asks nothing ([`activity`]).
+//! bounded by how many there may be (`seats`) and by what each may hold; none is held for ever by
+//! somebody who asks nothing (`activity`).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
