@@ -291,6 +291,7 @@ impl Cluster {
                 }
                 Some(at) if at > Instant::now() => {
                     tokio::select! {
+                        biased;
                         () = sleep_until(at) => {}
                         () = self.to_send.notified() => {}
                     }

@@ -21,7 +21,7 @@ mod google;
 pub(crate) mod health;
 pub mod http_push;
 pub mod poll;
-mod slots;
+pub mod slots;
 
 /// What became of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@
 //! A group keeps its members with room in front of those without, so that one random index chooses
 //! uniformly among the former, however many there are of either.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -33,8 +33,8 @@ pub(super) struct Table {
     last_key: Key,
     seats: HashMap<Key, Seat>,
     groups: HashMap<Arc<str>, Group>,
-    /// How many linked connections serve each queue.
-    queues: HashMap<Id, usize>,
+    /// How many linked connections serve each queue. In order: so are the queues in messages to others.
+    queues: BTreeMap<Id, usize>,
     /// The keys of `queues`, unless they changed since somebody asked.
     listened: Option<Arc<[Id]>>,
     linked: usize,
@@ -100,7 +100,7 @@ impl Table {
             last_key: 0,
             seats: HashMap::new(),
             groups: HashMap::new(),
-            queues: HashMap::new(),
+            queues: BTreeMap::new(),
             listened: None,
             linked: 0,
         }
