@@ -3,6 +3,7 @@
 //! - `protocol`, `surface`, `storage`: the real server, spoken to over HTTP as workers and clients do.
 //! - `cluster`: several real servers on one database, which die, and whose database dies.
 //! - `model`: random histories through the state machine and the stores, against an oracle.
+//! - `sim`: the whole server in simulated time, by seed: faults of storage, network, workers and processes.
 //! - `tidy`: house rules about the sources.
 //!
 //! Every file is listed here; one that is not is found by [`no_file_is_forgotten`]. Sections, rows and
@@ -69,6 +70,8 @@ mod protocol {
     mod validation;
 }
 
+mod sim;
+
 mod storage {
     mod connection;
     mod content;
@@ -112,6 +115,7 @@ fn no_file_is_forgotten() {
         ("surface", block("surface")),
         ("model", include_str!("model/mod.rs")),
         ("model/oracle", include_str!("model/oracle/mod.rs")),
+        ("sim", include_str!("sim/mod.rs")),
     ] {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests")

@@ -23,11 +23,12 @@ pub mod action;
 mod backends;
 mod coverage;
 mod liveness;
-mod oracle;
+pub mod oracle;
 mod reads;
 mod resolve;
 mod responses;
-mod rules;
+pub mod rules;
+mod scopes;
 mod world;
 
 /// Steps made by the short form.

@@ -31,7 +31,8 @@ pub(super) type Key = u64;
 pub(super) struct Table {
     buffer_size: usize,
     last_key: Key,
-    seats: HashMap<Key, Seat>,
+    /// The oldest first: so they are woken when the hub closes.
+    seats: BTreeMap<Key, Seat>,
     groups: HashMap<Arc<str>, Group>,
     /// How many linked connections serve each queue. In order: so are the queues in messages to others.
     queues: BTreeMap<Id, usize>,
@@ -98,7 +99,7 @@ impl Table {
         Table {
             buffer_size,
             last_key: 0,
-            seats: HashMap::new(),
+            seats: BTreeMap::new(),
             groups: HashMap::new(),
             queues: BTreeMap::new(),
             listened: None,
@@ -373,7 +374,7 @@ impl Table {
 }
 
 /// Exchanges two members of a group.
-fn swap(members: &mut [Key], seats: &mut HashMap<Key, Seat>, a: usize, b: usize) {
+fn swap(members: &mut [Key], seats: &mut BTreeMap<Key, Seat>, a: usize, b: usize) {
     if a == b {
         return;
     }
