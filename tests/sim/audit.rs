@@ -44,19 +44,20 @@ struct Again {
 }
 
 /// Checks decisions that were loaded from `since` on and are committed now, together with what is committed.
-/// Answers the unblocks that were booked as delivered.
+/// Answers the rows of the specification's tables that were taken.
 pub fn check_commit(
     history: &History,
     since: Seq,
     decisions: &[Decision],
     changes: &Changes,
     unblock_ttl_ms: Millis,
-) -> Checked {
+) -> Result<Vec<&'static str>, Failure> {
     let mut view = history.now();
+    let mut rows = Vec::new();
     for decision in decisions {
         let (again, seq) = explain(&view, since, decision, changes)?;
         check_booking(&view, decision, unblock_ttl_ms)?;
-        check_decision(&view.at(seq), decision, &again)?;
+        rows.extend(check_decision(&view.at(seq), decision, &again)?);
         for change in &again.changes.objects {
             let id = change.after.promise.id.clone();
             view.over.insert(id, change.after.clone());
@@ -65,7 +66,8 @@ pub fn check_commit(
             view.schedules_over.insert(id.clone(), after.clone());
         }
     }
-    check_changes(&view, changes)
+    check_changes(&view, changes)?;
+    Ok(rows)
 }
 
 /// Everything that the decisions come to is committed, and nothing else.
@@ -252,7 +254,11 @@ fn is_preload_of(view: &View<'_>, since: Seq, decision: &Decision, again: &Again
 }
 
 /// The specification's view of a decision.
-fn check_decision(view: &View<'_>, decision: &Decision, again: &Again) -> Checked {
+fn check_decision(
+    view: &View<'_>,
+    decision: &Decision,
+    again: &Again,
+) -> Result<Vec<&'static str>, Failure> {
     let Decision { now, input, reply } = decision;
     let slice = slice(view, input, &again.loaded);
     let retry = view.history.retry_timeout_ms;
@@ -283,7 +289,10 @@ fn check_decision(view: &View<'_>, decision: &Decision, again: &Again) -> Checke
     let expected = oracle.predict(input);
     if bare(&expected) != bare(reply) {
         let detail = format!("{input:?} was answered {reply:?} instead of {expected:?}");
-        return broken("every answer is the specification's", detail);
+        return Err(Failure {
+            check: "every answer is the specification's".to_owned(),
+            detail,
+        });
     }
     let changed = |id: &Id| {
         again
@@ -332,10 +341,12 @@ fn check_decision(view: &View<'_>, decision: &Decision, again: &Again) -> Checke
     for change in &again.changes.objects {
         check_object(&change.after, latest).map_err(named)?;
     }
+    let rows = oracle.rows;
     same_state(oracle.state, after).map_err(|error| Failure {
         check: "every change is the specification's".to_owned(),
         detail: format!("{input:?} at {now}: {error}"),
-    })
+    })?;
+    Ok(rows)
 }
 
 /// The objects that a decision may look at or change, by the specification's rules: those that it names,

@@ -299,12 +299,16 @@ impl Transaction for SimTransaction<'_> {
         let handle = self.handle;
         let seen = std::mem::take(&mut self.seen);
         if changes.is_empty() {
-            handle.commit_nothing(&seen);
+            // Its decisions are answered, too.
+            if !handle.life.is_over() && !seen.decisions.is_empty() {
+                handle.audit(&seen, changes);
+            }
             return Ok(());
         }
         if let Err(trouble) = handle.travel().await {
             if matches!(trouble, Trouble::Dead) && handle.sim().chance(0.5) {
                 handle.line(|| "died, and its commit is there".to_owned());
+                handle.sim().count("a commit outlives its node");
                 let _ = handle.apply(&seen, changes).await;
             }
             return Err(trouble.into_error().await);
@@ -320,9 +324,10 @@ impl Transaction for SimTransaction<'_> {
             return Err(trouble.into_error().await);
         }
         match is_unknown {
-            true => Err(Trouble::Unavailable.into_error().await),
-            false => Ok(()),
+            true => handle.sim().count("the outcome of a commit is unknown"),
+            false => return Ok(()),
         }
+        Err(Trouble::Unavailable.into_error().await)
     }
 }
 
@@ -332,25 +337,10 @@ impl Handle {
         let sim = self.sim();
         if sim.plan.is_shared && !self.is_current(seen, changes) {
             self.line(|| "overtaken".to_owned());
+            sim.count("a commit is overtaken");
             return Err(Error::Conflict("overtaken".to_owned()));
         }
-        self.line(|| told(seen, changes));
-        {
-            let event = sim.event();
-            let mut history = sim.history();
-            let since = seen.since.unwrap_or(history.seq());
-            let latest = seen.decisions.iter().map(|decision| decision.now).max();
-            history.latest = history.latest.max(latest.unwrap_or(Millis::MIN));
-            let ttl = sim.plan.unblock_ttl_ms;
-            sim.check(check_commit(&history, since, &seen.decisions, changes, ttl));
-            sim.check(history.apply(changes));
-            for decision in &seen.decisions {
-                if let Input::Request(command) = &decision.input {
-                    let reply = decision.reply.clone();
-                    history.record(self.incarnation, event, command.clone(), reply);
-                }
-            }
-        }
+        self.audit(seen, changes);
         // At once: what is checked here and what is stored there must not drift apart.
         let inner = &self.database.inner;
         let committed = unconstrained(async { inner.begin().await?.commit(changes).await }).await;
@@ -358,6 +348,31 @@ impl Handle {
             sim.fail("the storage takes what was decided", error.to_string());
         }
         committed
+    }
+
+    /// Checks a commit, and takes it into the history.
+    fn audit(&self, seen: &Seen, changes: &Changes) {
+        let sim = self.sim();
+        self.line(|| told(seen, changes));
+        let event = sim.event();
+        let mut history = sim.history();
+        let since = seen.since.unwrap_or(history.seq());
+        let latest = seen.decisions.iter().map(|decision| decision.now).max();
+        history.latest = history.latest.max(latest.unwrap_or(Millis::MIN));
+        let ttl = sim.plan.unblock_ttl_ms;
+        match check_commit(&history, since, &seen.decisions, changes, ttl) {
+            Ok(rows) => rows.into_iter().for_each(|row| sim.count(row)),
+            Err(failure) => sim.check(Err(failure)),
+        }
+        if !changes.is_empty() {
+            sim.check(history.apply(changes));
+        }
+        for decision in &seen.decisions {
+            if let Input::Request(command) = &decision.input {
+                let reply = decision.reply.clone();
+                history.record(self.incarnation, event, command.clone(), reply);
+            }
+        }
     }
 
     /// A commit that its sender has given up.
@@ -377,35 +392,10 @@ impl Handle {
         let ms = self.sim().between(1..4000);
         tokio::spawn(async move {
             sleep(Duration::from_millis(ms)).await;
-            let _ = late.apply(&seen, &changes).await;
-        });
-    }
-
-    /// A batch that changes nothing: its decisions are answered, too.
-    fn commit_nothing(&self, seen: &Seen) {
-        let sim = self.sim();
-        if self.life.is_over() || seen.decisions.is_empty() {
-            return;
-        }
-        self.line(|| told(seen, &Changes::default()));
-        let event = sim.event();
-        let mut history = sim.history();
-        let since = seen.since.unwrap_or(history.seq());
-        let nothing = Changes::default();
-        let ttl = sim.plan.unblock_ttl_ms;
-        sim.check(check_commit(
-            &history,
-            since,
-            &seen.decisions,
-            &nothing,
-            ttl,
-        ));
-        for decision in &seen.decisions {
-            if let Input::Request(command) = &decision.input {
-                let reply = decision.reply.clone();
-                history.record(self.incarnation, event, command.clone(), reply);
+            if late.apply(&seen, &changes).await.is_ok() {
+                late.sim().count("a commit comes late");
             }
-        }
+        });
     }
 
     /// Whether everything that was there when it was loaded is still as it was, and what is new is new.

@@ -15,6 +15,7 @@
 //! `RESONATE_SIM_SEEDS` says which seeds: `7`, or `0..10000`. A single one prints its log.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,6 +58,10 @@ const SEEDS: Range<u64> = 0..200;
 const TWICE: Range<u64> = 1000..1004;
 /// Requests, messages and faults of a seed, at least.
 const STEPS: u64 = 1000;
+/// Seeds in which everything happens that is expected to.
+const ENOUGH: u64 = 100;
+/// What must happen in them.
+const EXPECTED: &[&str] = &[];
 /// Lines of a log that are printed when a seed fails.
 const LINES: usize = 60;
 
@@ -65,6 +70,8 @@ struct Outcome {
     failure: Option<Failure>,
     steps: u64,
     commits: u64,
+    /// What was seen to happen, and how often.
+    counts: BTreeMap<&'static str, u64>,
     log: String,
 }
 
@@ -101,6 +108,7 @@ fn simulate(seed: u64, is_logged: bool) -> Outcome {
         failure: panicked.or(sim.failure()),
         steps: sim.steps(),
         commits: sim.history().seq(),
+        counts: sim.counts(),
         log: sim.log.take(),
     }
 }
@@ -208,6 +216,7 @@ fn no_seed_breaks_anything() {
         AtomicU64::new(0),
     );
     let failures: Mutex<Vec<(u64, Failure)>> = Mutex::default();
+    let counts: Mutex<BTreeMap<&'static str, u64>> = Mutex::default();
     let started_at = Instant::now();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -221,6 +230,9 @@ fn no_seed_breaks_anything() {
                     let outcome = simulate(seed, false);
                     steps.fetch_add(outcome.steps, Ordering::Relaxed);
                     commits.fetch_add(outcome.commits, Ordering::Relaxed);
+                    for (what, times) in outcome.counts {
+                        *counts.lock().unwrap().entry(what).or_default() += times;
+                    }
                     if let Some(failure) = outcome.failure {
                         failures.lock().unwrap().push((seed, failure));
                     }
@@ -248,9 +260,24 @@ fn no_seed_breaks_anything() {
             .collect();
         panic!("{}\n\n{}", explain(*seed, failure), all.join("\n"));
     }
+    if count >= ENOUGH {
+        check_coverage(&counts.into_inner().unwrap());
+    }
     if count == 1 {
         eprint!("{}", simulate(seeds.start, true).log);
     }
+}
+
+/// A simulation in which nothing happens finds nothing.
+fn check_coverage(counts: &BTreeMap<&'static str, u64>) {
+    for (what, times) in counts {
+        eprintln!("{times:>10}  {what}");
+    }
+    let missing: Vec<_> = EXPECTED
+        .iter()
+        .filter(|what| !counts.contains_key(*what))
+        .collect();
+    assert!(missing.is_empty(), "never happened: {missing:?}");
 }
 
 #[test]

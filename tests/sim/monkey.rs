@@ -26,6 +26,7 @@ pub async fn run(database: &Arc<Database>) {
                 let victims = [1, 1, 1, 2, 4][sim.below(5)];
                 for _ in 0..victims {
                     if let Some(node) = sim.any_node() {
+                        sim.count("a node is killed");
                         returns.spawn(end(database.clone(), node, true));
                         // It dies before the next one is chosen.
                         tokio::task::yield_now().await;
@@ -34,6 +35,7 @@ pub async fn run(database: &Arc<Database>) {
             }
             65..72 => {
                 if let Some(node) = sim.any_node() {
+                    sim.count("a node is stopped");
                     returns.spawn(end(database.clone(), node, false));
                 }
             }
@@ -43,6 +45,7 @@ pub async fn run(database: &Arc<Database>) {
                 let place = sim.below(sim.plan.nodes);
                 sim.log
                     .line("monkey", || format!("cuts node {place} off the storage"));
+                sim.count("a node is cut off");
                 sim.weather().cut_off_until.insert(place, until);
             }
             84..89 => {
@@ -50,6 +53,7 @@ pub async fn run(database: &Arc<Database>) {
                 let place = sim.below(sim.plan.nodes);
                 sim.log
                     .line("monkey", || format!("makes node {place} deaf"));
+                sim.count("a node is deaf");
                 sim.weather().deaf_until.insert(place, until);
             }
             89..94 => {
@@ -91,6 +95,7 @@ fn outage(sim: &Sim) {
     let until = soon(sim, 50..most);
     sim.log
         .line("monkey", || "takes the storage away".to_owned());
+    sim.count("the storage is out");
     sim.weather().out_until = Some(until);
 }
 
@@ -103,6 +108,7 @@ fn jump(sim: &Sim) {
     let by = sim.rng().i64(-most..=most);
     sim.log
         .line("monkey", || format!("sets the clock by {by} ms"));
+    sim.count("a clock is set");
     if sim.plan.is_shared {
         let mut ahead = sim.database_ahead_ms.lock().unwrap();
         *ahead = (*ahead + by).clamp(-most, most);

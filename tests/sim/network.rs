@@ -265,6 +265,7 @@ async fn stream(sim: &Arc<Sim>, node: &Node, group: &str, name: &str) {
             sim.log.line(name, || {
                 "loses its stream, and a message with it".to_owned()
             });
+            sim.count("a stream breaks under a message");
             break;
         }
         sim.pause(0..=weather.delay_ms_max.min(5)).await;

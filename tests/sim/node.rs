@@ -212,7 +212,7 @@ impl Node {
                     format!("{request:?}: {error}"),
                 );
             }
-            Err(Error::Unavailable(_)) => {}
+            Err(Error::Unavailable(_)) => sim.count("a request is answered 503"),
         }
         Some(answer)
     }

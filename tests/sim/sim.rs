@@ -53,6 +53,7 @@ pub struct Sim {
     started_at: Instant,
     steps: AtomicU64,
     events: AtomicU64,
+    counts: Mutex<BTreeMap<&'static str, u64>>,
     failure: Mutex<Option<Failure>>,
     failed: Notify,
     calmed: Notify,
@@ -73,6 +74,7 @@ impl Sim {
             started_at: Instant::now(),
             steps: AtomicU64::new(0),
             events: AtomicU64::new(0),
+            counts: Mutex::default(),
             failure: Mutex::default(),
             failed: Notify::new(),
             calmed: Notify::new(),
@@ -152,6 +154,15 @@ impl Sim {
 
     pub fn steps(&self) -> u64 {
         self.steps.load(Ordering::Relaxed)
+    }
+
+    /// Notes that something has been seen to happen.
+    pub fn count(&self, what: &'static str) {
+        *self.counts.lock().unwrap().entry(what).or_default() += 1;
+    }
+
+    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
+        self.counts.lock().unwrap().clone()
     }
 
     /// Numbers what happens, so that *before* can be told where the clock stands still.
