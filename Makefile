@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check model crash chaos database-restarts postgres cluster sdk-long bench bench-postgres
+.PHONY: help run test check model crash deliveries chaos database-restarts postgres cluster sdk-long bench bench-postgres
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' Makefile
@@ -18,6 +18,9 @@ model: ## A million steps of random histories through the machine
 
 crash: ## Fifty rounds of kill -9 under load
 	RESONATE_CRASH_ROUNDS=50 cargo test --locked --test main crash:: -- --nocapture
+
+deliveries: ## Hundreds of kill -9 while thousands of listeners wait
+	RESONATE_DELIVERIES_WAVES=20 cargo test --locked --test main deliveries:: -- --nocapture
 
 chaos: ## Three nodes killed at random for ten minutes
 	RESONATE_CHAOS_SECONDS=600 python3 tests/postgres.py run -- \

@@ -54,6 +54,7 @@ start() {
 run() {
     start
     printf '%-28s ' "$*"
+    [[ $1 == drain || $1 == streams ]] && set -- "$@" --pid "$server"
     load --url "$url" "$@"
     stop
 }
@@ -63,4 +64,7 @@ run create --connections 64 --count 50000
 run execute
 run resume
 run timers
-run streams --hold-ms 1000
+run drain
+RESONATE_SERVER_ARGS="${RESONATE_SERVER_ARGS:-} --transports-http-poll-max-connections 10000"
+run streams
+run streams --cast any --groups 1

@@ -35,6 +35,7 @@ mod cluster {
     mod ledger;
     mod messages;
     mod relay;
+    mod scripts;
     mod stored;
     mod worker;
 }
@@ -42,6 +43,7 @@ mod cluster {
 mod model;
 
 mod protocol {
+    mod addresses;
     mod deadlines;
     mod debug;
     mod dispatch;
@@ -77,6 +79,7 @@ mod storage {
     mod content;
     mod crash;
     mod database;
+    mod deliveries;
     mod schema;
     pub mod workflow;
 }
@@ -93,6 +96,7 @@ mod surface {
     mod push;
     mod push_auth;
     mod sse;
+    mod stalled;
     mod targets;
 }
 

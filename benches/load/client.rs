@@ -7,7 +7,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
 /// How long a workload waits for one message before it gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Cheap to clone; clones share connections.
 #[derive(Clone)]
@@ -87,7 +87,8 @@ impl Client {
             buffer: Vec::new(),
         };
         // The greeting: from here on messages are routed to this stream.
-        stream.chunk().await?;
+        let greeting = tokio::time::timeout(PATIENCE, stream.chunk()).await;
+        greeting.context("no greeting in time")??;
         Ok(stream)
     }
 }
@@ -100,16 +101,21 @@ pub struct Stream {
 
 impl Stream {
     async fn chunk(&mut self) -> anyhow::Result<()> {
-        let chunk = tokio::time::timeout(PATIENCE, self.answer.chunk()).await;
-        match chunk.context("no message in time")?? {
+        match self.answer.chunk().await? {
             Some(chunk) => self.buffer.extend_from_slice(&chunk),
             None => bail!("the stream ended"),
         }
         Ok(())
     }
 
-    /// The next message.
+    /// The next message, if it comes in time.
     pub async fn next(&mut self) -> anyhow::Result<Value> {
+        let next = tokio::time::timeout(PATIENCE, self.next_ever()).await;
+        next.context("no message in time")?
+    }
+
+    /// The next message, whenever it comes.
+    pub async fn next_ever(&mut self) -> anyhow::Result<Value> {
         loop {
             if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
                 let event: Vec<u8> = self.buffer.drain(..end + 2).collect();

@@ -10,6 +10,8 @@ pub struct Figures {
     workload: &'static str,
     elapsed: Duration,
     latencies_us: Histogram<u64>,
+    /// What else was measured; names end in the unit.
+    others: Vec<(&'static str, f64)>,
 }
 
 impl Figures {
@@ -20,6 +22,7 @@ impl Figures {
             workload,
             elapsed: Duration::ZERO,
             latencies_us,
+            others: Vec::new(),
         })
     }
 
@@ -27,6 +30,11 @@ impl Figures {
     pub fn record(&mut self, latency: Duration) {
         self.latencies_us
             .saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// Adds another figure. Its name ends in its unit: `rss_per_stream_kib`.
+    pub fn note(&mut self, name: &'static str, value: f64) {
+        self.others.push((name, value));
     }
 
     /// Adds those of another part of the same workload.
@@ -51,7 +59,7 @@ impl Figures {
 
     /// One JSON object.
     pub fn to_json(&self) -> serde_json::Value {
-        serde_json::json!({
+        let mut figures = serde_json::json!({
             "workload": self.workload,
             "count": self.latencies_us.len(),
             "elapsed_ms": self.elapsed.as_secs_f64() * 1000.0,
@@ -60,7 +68,11 @@ impl Figures {
             "p99_ms": self.quantile_ms(0.99),
             "p999_ms": self.quantile_ms(0.999),
             "max_ms": self.latencies_us.max() as f64 / 1000.0,
-        })
+        });
+        for (name, value) in &self.others {
+            figures[*name] = (*value).into();
+        }
+        figures
     }
 }
 
@@ -77,6 +89,10 @@ impl fmt::Display for Figures {
             self.quantile_ms(0.99),
             self.quantile_ms(0.999),
             self.latencies_us.max() as f64 / 1000.0,
-        )
+        )?;
+        for (name, value) in &self.others {
+            write!(f, ", {name} {value:.2}")?;
+        }
+        Ok(())
     }
 }

@@ -17,9 +17,12 @@ use clap::{Parser, Subcommand};
 
 mod client;
 mod figures;
+mod process;
+mod streams;
 mod workloads;
 
 use client::Client;
+use streams::{Cast, Crowd};
 
 /// Measures a server of the durable-promise protocol.
 #[derive(Parser)]
@@ -75,14 +78,43 @@ enum Workload {
         #[arg(long, default_value_t = 5000)]
         spread_ms: u64,
     },
-    /// Holds streams open and does nothing, so that the server can be watched being idle.
+    /// One worker reads all of many tasks that wait for it, and acquires none. With `--pid` also what that costs.
+    Drain {
+        /// How many.
+        #[arg(long, default_value_t = 50_000)]
+        count: usize,
+        /// Connections that create them.
+        #[arg(long, default_value_t = 64)]
+        connections: usize,
+        /// See `streams`.
+        #[arg(long)]
+        pid: Option<u32>,
+    },
+    /// Holds many streams open, and then sends messages to one of them at a time: `promise.create` until `execute`
+    /// arrives. With `--pid` also what the streams cost the server.
     Streams {
         /// How many.
-        #[arg(long, default_value_t = 1000)]
-        count: usize,
-        /// For how many milliseconds.
         #[arg(long, default_value_t = 10_000)]
+        count: usize,
+        /// Over how many groups they are spread, and what messages are addressed to: with 1 group and `any`
+        /// all of them compete.
+        #[arg(long, default_value_t = 50)]
+        groups: usize,
+        /// To one of the ids, or to any stream of one of the groups.
+        #[arg(long, value_enum, default_value_t)]
+        cast: Cast,
+        /// How many are opened at a time.
+        #[arg(long, default_value_t = 32)]
+        opening: usize,
+        /// For how many milliseconds they are idle first.
+        #[arg(long, default_value_t = 30_000)]
         hold_ms: u64,
+        /// Messages sent, one after the other.
+        #[arg(long, default_value_t = 1000)]
+        messages: usize,
+        /// The server's process, on this machine: its memory and CPU time are read from `/proc`.
+        #[arg(long)]
+        pid: Option<u32>,
     },
 }
 
@@ -110,8 +142,27 @@ async fn main() -> anyhow::Result<()> {
         Workload::Timers { count, spread_ms } => {
             workloads::timers(&client, count, spread_ms).await?
         }
-        Workload::Streams { count, hold_ms } => {
-            workloads::streams(&client, count, Duration::from_millis(hold_ms)).await?
+        Workload::Drain {
+            count,
+            connections,
+            pid,
+        } => workloads::drain(&client, count, connections.max(1), pid).await?,
+        Workload::Streams {
+            count,
+            groups,
+            cast,
+            opening,
+            hold_ms,
+            messages,
+            pid,
+        } => {
+            let crowd = Crowd {
+                count,
+                groups: groups.max(1),
+                opening: opening.max(1),
+            };
+            let hold = Duration::from_millis(hold_ms);
+            streams::run(&client, &crowd, cast, hold, messages, pid).await?
         }
     };
     if args.json {

@@ -1,5 +1,6 @@
 //! The workloads. Each sets up what it needs, measures, and leaves its promises behind.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
@@ -7,11 +8,13 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, now_ms, now_us};
 use crate::figures::Figures;
+use crate::process;
 
 /// Deadline of promises that are not to time out during a run.
 const HOUR_MS: u64 = 3_600_000;
 
-fn promise(id: &str, tags: &Value) -> Value {
+/// A promise that no deadline settles during a run.
+pub fn promise(id: &str, tags: &Value) -> Value {
     json!({"id": id, "timeoutAt": now_ms() + HOUR_MS, "param": {"data": "e30="}, "tags": tags})
 }
 
@@ -46,6 +49,52 @@ pub async fn create(
         figures.add(&worker?)?;
     }
     Ok(figures.finish(started_at.elapsed()))
+}
+
+/// Tasks that wait for a worker; then one that reads them all and acquires none.
+pub async fn drain(
+    client: &Client,
+    count: usize,
+    connections: usize,
+    pid: Option<u32>,
+) -> anyhow::Result<Figures> {
+    let group = format!("{}d", client.run);
+    let target = json!({"resonate:target": format!("poll://any@{group}")});
+    let workers = (0..connections).map(|worker| {
+        let (client, target) = (client.nth(worker), target.clone());
+        tokio::spawn(async move {
+            for n in (worker..count).step_by(connections) {
+                let id = format!("{}-{n}", client.run);
+                client.call("promise.create", promise(&id, &target)).await?;
+            }
+            anyhow::Ok(())
+        })
+    });
+    for worker in try_join_all(workers).await? {
+        worker?;
+    }
+    let mut figures = Figures::new("drain a backlog, between messages")?;
+    let before = pid.map(process::usage).transpose()?;
+    let started_at = Instant::now();
+    let mut stream = client.stream(&group, "w").await?;
+    let mut told = HashSet::new();
+    let mut last_at = started_at;
+    let mut messages = 0;
+    while told.len() < count {
+        let message = stream.next().await?;
+        figures.record(last_at.elapsed());
+        last_at = Instant::now();
+        messages += 1;
+        told.insert(message["data"]["task"]["id"].to_string());
+    }
+    let elapsed = started_at.elapsed();
+    figures.note("repeated_messages", f64::from(messages) - count as f64);
+    let after = pid.map(process::usage).transpose()?;
+    if let (Some(before), Some(after)) = (before, after) {
+        let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64();
+        figures.note("cpu_us_per_message", cpu * 1e6 / count.max(1) as f64);
+    }
+    Ok(figures.finish(elapsed))
 }
 
 /// `promise.create` with a target until its `execute`.
@@ -149,26 +198,5 @@ pub async fn timers(client: &Client, count: usize, spread_ms: u64) -> anyhow::Re
         let late_us = now_us().saturating_sub(timeout_at * 1000);
         figures.record(Duration::from_micros(late_us));
     }
-    Ok(figures.finish(started_at.elapsed()))
-}
-
-/// Holds streams open.
-pub async fn streams(client: &Client, count: usize, hold: Duration) -> anyhow::Result<Figures> {
-    let mut figures = Figures::new("open streams")?;
-    let started_at = Instant::now();
-    let mut streams = Vec::with_capacity(count);
-    for n in 0..count {
-        let sent_at = Instant::now();
-        streams.push(
-            client
-                .nth(n)
-                .stream(&format!("g{}", n % 50), &format!("w{n}"))
-                .await?,
-        );
-        figures.record(sent_at.elapsed());
-    }
-    println!("{count} streams open");
-    tokio::time::sleep(hold).await;
-    drop(streams);
     Ok(figures.finish(started_at.elapsed()))
 }

@@ -1,7 +1,9 @@
 //! The servers that share a database: who is there, who listens to which queues, and who does what.
 //!
 //! ```text
-//!   every second, and when streams come or go:  Here ──────────> all    who I am, what I listen to
+//!   every second:                               Here ──────────> all    who I am
+//!   when streams come or go:                    Changed ───────> all    what I listen to now, or no longer
+//!   asked by whoever missed one of these:       Listening ─────> all    everything that I listen to
 //!   a message for a stream of another node:     Offer ─────────> it     the message, in short
 //!   a message for which nobody is known:        Wake ──────────> all    something waits in these queues
 //!   stop:                                       Gone ──────────> all
@@ -54,7 +56,10 @@ const WAKES_MAX: usize = 1000;
 #[async_trait]
 pub trait Inbox: Send + Sync {
     /// The queues that somebody listens to on this node.
-    fn listened(&self) -> Arc<[Id]>;
+    fn listened(&self) -> Vec<Id>;
+
+    /// Whether a queue is one of them.
+    fn is_listened(&self, queue: &str) -> bool;
 
     /// Something may wait in these queues; only those listened to matter.
     fn woken(&self, queues: &[Id]);
@@ -84,11 +89,15 @@ struct State {
     notes: VecDeque<Note>,
     /// Bumped by every announcement of what this node listens to.
     edition: u64,
+    /// Queues whose streams have come or gone since.
+    changed: BTreeSet<Id>,
+    /// Somebody does not know what this node listens to.
+    is_asked: bool,
 }
 
 struct Peer {
     heard_at: Instant,
-    /// Which announcement `queues` is, and how much of it has come.
+    /// Which announcement `queues` is, and how much of it is still to come.
     edition: u64,
     parts: u32,
     queues: HashSet<Id>,
@@ -133,8 +142,15 @@ impl Cluster {
         self.to_send.notify_one();
     }
 
-    /// Streams have come or gone: others are told what this node listens to now.
-    pub fn announce(&self) {
+    /// Streams of these queues have come or gone: others are told.
+    pub fn announce(&self, queues: &[Id]) {
+        self.lock().changed.extend(queues.iter().cloned());
+        self.changed.notify_one();
+    }
+
+    /// Others are told everything that this node listens to.
+    fn announce_all(&self) {
+        self.lock().is_asked = true;
         self.changed.notify_one();
     }
 
@@ -177,7 +193,7 @@ impl Cluster {
                     is_deaf = false;
                     // What was said meanwhile was missed.
                     inbox.woken(&inbox.listened());
-                    self.announce();
+                    self.announce_all();
                     loop {
                         let silence = Instant::now() + SILENCE_MAX;
                         let heard = timeout_at(silence, subscription.next()).await;
@@ -228,7 +244,13 @@ impl Cluster {
                 parts,
                 queues,
             } if node != self.me => self.note_listening(node, edition, part, parts, queues),
-            Note::Again { node } if node == self.me => self.announce(),
+            Note::Changed {
+                node,
+                edition,
+                opened,
+                closed,
+            } if node != self.me => self.note_changed(node, edition, opened, &closed),
+            Note::Again { node } if node == self.me => self.announce_all(),
             Note::Gone { node } if self.forget(node) => inbox.woken(&inbox.listened()),
             Note::Wake { node, queues, at } if node != self.me => {
                 // Else what was stored a moment ago would not be due here yet.
@@ -269,6 +291,21 @@ impl Cluster {
         if peer.edition == edition {
             peer.parts = peer.parts.saturating_sub(1);
             peer.queues.extend(queues);
+        }
+    }
+
+    fn note_changed(&self, node: NodeId, edition: u64, opened: Vec<Id>, closed: &[Id]) {
+        let mut state = self.lock();
+        let now = Instant::now();
+        let peer = state.peers.entry(node).or_insert_with(|| Peer::new(now));
+        peer.heard_at = now;
+        // One that was missed is noticed at the next sign of life.
+        if peer.parts == 0 && peer.edition.checked_add(1) == Some(edition) {
+            peer.edition = edition;
+            peer.queues.extend(opened);
+            for queue in closed {
+                peer.queues.remove(queue);
+            }
         }
     }
 
@@ -335,20 +372,36 @@ impl Cluster {
         (notes, state.parcels.drain(..).collect())
     }
 
-    /// Tells the others what is listened to here, whenever that changes.
+    /// Tells the others what is listened to here, whenever that changes: only what has, unless somebody asks
+    /// for all.
     async fn say_what_is_listened_to(&self, inbox: &dyn Inbox) {
+        let mut announced = HashSet::new();
         loop {
             self.changed.notified().await;
-            let queues = inbox.listened();
-            {
+            let (changed, is_asked) = {
+                let mut state = self.lock();
+                let changed = std::mem::take(&mut state.changed);
+                (changed, std::mem::take(&mut state.is_asked))
+            };
+            if is_asked {
+                let queues = inbox.listened();
                 let mut state = self.lock();
                 state.edition += 1;
-                let edition = state.edition;
-                let notes = note::listening(self.me, edition, &queues);
-                // An announcement that has not left yet is overtaken by this one.
-                state
-                    .notes
-                    .retain(|note| !matches!(note, Note::Listening { .. }));
+                let notes = note::listening(self.me, state.edition, &queues);
+                // Announcements that have not left yet are overtaken by this one.
+                state.notes.retain(|note| !note.is_announcement());
+                state.notes.extend(notes);
+                announced = queues.into_iter().collect();
+            } else {
+                let (now, gone): (Vec<Id>, Vec<Id>) =
+                    changed.into_iter().partition(|q| inbox.is_listened(q));
+                let new = |queue: &Id| announced.insert(queue.clone());
+                let opened: Vec<Id> = now.into_iter().filter(new).collect();
+                let old = |queue: &Id| announced.remove(queue);
+                let closed: Vec<Id> = gone.into_iter().filter(old).collect();
+                let mut state = self.lock();
+                let notes = note::changed(self.me, state.edition, opened, closed);
+                state.edition += u64::try_from(notes.len()).unwrap_or(0);
                 state.notes.extend(notes);
             }
             self.to_send.notify_one();
@@ -379,17 +432,32 @@ impl Cluster {
 
     /// Answers whether it was known.
     fn forget(&self, node: NodeId) -> bool {
-        self.lock().peers.remove(&node).is_some()
+        self.forget_if(|other, _| other == node)
     }
 
     /// Answers whether there were any.
     fn forget_silent(&self) -> bool {
+        self.forget_if(|_, peer| peer.heard_at.elapsed() >= SILENCE_MAX)
+    }
+
+    /// Has others look for what this node may have told those it forgets in vain: they may have looked too early, or
+    /// not have known of them. Answers whether there were any.
+    fn forget_if(&self, is_gone: impl Fn(NodeId, &Peer) -> bool) -> bool {
         let mut state = self.lock();
-        let known = state.peers.len();
-        state
+        let gone = state
             .peers
-            .retain(|_, peer| peer.heard_at.elapsed() < SILENCE_MAX);
-        state.peers.len() < known
+            .extract_if(.., |node, peer| is_gone(*node, peer));
+        let gone: Vec<Peer> = gone.map(|(_, peer)| peer).collect();
+        let queues = gone.iter().flat_map(|peer| &peer.queues);
+        let left: HashSet<&Id> = state.peers.values().flat_map(|peer| &peer.queues).collect();
+        let shared: Vec<Id> = queues
+            .filter(|queue| left.contains(queue))
+            .cloned()
+            .collect();
+        state.add_wakes(shared);
+        drop(state);
+        self.to_send.notify_one();
+        !gone.is_empty()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

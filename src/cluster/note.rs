@@ -31,6 +31,9 @@ pub enum Parcel {
         version: i64,
         /// Its target.
         address: Id,
+        /// When it is sent again: its place in its queue.
+        #[serde(default)]
+        retry_at: Millis,
     },
     /// An `unblock` without its promise.
     Unblock {
@@ -49,11 +52,13 @@ impl Parcel {
                 id,
                 version,
                 address,
+                retry_at,
                 ..
             } => Parcel::Execute {
                 id: id.clone(),
                 version: *version,
                 address: address.clone(),
+                retry_at: *retry_at,
             },
             Message::Unblock { promise, address } => Parcel::Unblock {
                 promise: promise.id.clone(),
@@ -84,7 +89,14 @@ pub(super) enum Note {
         parts: u32,
         queues: Vec<Id>,
     },
-    /// A node is asked to announce again what it listens to.
+    /// What a node listens to since its announcement before this one, and what no longer.
+    Changed {
+        node: NodeId,
+        edition: u64,
+        opened: Vec<Id>,
+        closed: Vec<Id>,
+    },
+    /// A node is asked to announce all that it listens to.
     Again { node: NodeId },
     /// A node stops.
     Gone { node: NodeId },
@@ -97,6 +109,13 @@ pub(super) enum Note {
     },
     /// Messages for streams of a node.
     Offer { to: NodeId, parcels: Vec<Parcel> },
+}
+
+impl Note {
+    /// Whether it says what a node listens to.
+    pub fn is_announcement(&self) -> bool {
+        matches!(self, Note::Listening { .. } | Note::Changed { .. })
+    }
 }
 
 /// Room for the rest of a note beside what it lists.
@@ -147,6 +166,25 @@ pub(super) fn listening(node: NodeId, edition: u64, queues: &[Id]) -> Vec<Note> 
         queues,
     };
     (0..parts).zip(lists).map(note).collect()
+}
+
+/// The notes that say what has changed since edition `since`; each is the next edition.
+pub(super) fn changed(
+    node: NodeId,
+    since: u64,
+    opened: impl IntoIterator<Item = Id>,
+    closed: impl IntoIterator<Item = Id>,
+) -> Vec<Note> {
+    let opened = split(opened).into_iter().map(|part| (part, Vec::new()));
+    let closed = split(closed).into_iter().map(|part| (Vec::new(), part));
+    let note = |(edition, (opened, closed))| Note::Changed {
+        node,
+        edition,
+        opened,
+        closed,
+    };
+    let editions = since.saturating_add(1)..;
+    editions.zip(opened.chain(closed)).map(note).collect()
 }
 
 /// Splits a list so that each part fits into a note, unless a single item does not.

@@ -76,8 +76,13 @@ struct Told {
 
 #[async_trait]
 impl Inbox for Told {
-    fn listened(&self) -> Arc<[Id]> {
-        self.listened.lock().unwrap().clone().into()
+    fn listened(&self) -> Vec<Id> {
+        self.listened.lock().unwrap().clone()
+    }
+
+    fn is_listened(&self, queue: &str) -> bool {
+        let listened = self.listened.lock().unwrap();
+        listened.iter().any(|other| **other == *queue)
     }
 
     fn woken(&self, queues: &[Id]) {
@@ -118,7 +123,7 @@ impl Node {
 
     fn listen(&self, queue: &str) {
         self.told.listened.lock().unwrap().push(queue.into());
-        self.cluster.announce();
+        self.cluster.announce(&[queue.into()]);
     }
 
     /// How many nodes it knows of, itself included.
@@ -155,6 +160,7 @@ fn execute(id: &str, address: &str) -> Parcel {
         id: id.into(),
         version: 1,
         address: address.into(),
+        retry_at: 7,
     }
 }
 
@@ -181,7 +187,7 @@ async fn a_stream_that_opens_is_known_at_once_and_one_that_closes_forgotten() {
     pass(10).await;
     assert_eq!(a.cluster.listener("uni@g/1"), Some(b.id()));
     b.told.listened.lock().unwrap().clear();
-    b.cluster.announce();
+    b.cluster.announce(&["uni@g/1".into()]);
     pass(200).await;
     assert_eq!(a.cluster.listener("uni@g/1"), None);
 }
@@ -194,6 +200,73 @@ async fn who_comes_later_learns_what_was_announced_before() {
     let b = Node::start(&bus, &[]);
     pass(1500).await;
     assert_eq!(b.cluster.listener("any@g"), Some(a.id()));
+}
+
+/// What has been said of listening since the last look, in bytes of names.
+fn announced(ear: &mut MemoryEar) -> usize {
+    let texts = std::iter::from_fn(|| ear.0.try_recv().ok());
+    let notes = texts.map(|text| {
+        assert!(text.len() <= crate::store::bus::TEXT_BYTES_MAX);
+        serde_json::from_str(&text).expect("a note")
+    });
+    notes
+        .map(|note| match note {
+            Note::Listening { queues, .. } => queues.iter().map(|queue| queue.len()).sum(),
+            Note::Changed { opened, closed, .. } => {
+                let changed = opened.iter().chain(&closed);
+                changed.map(|queue| queue.len()).sum::<usize>()
+            }
+            _ => 0,
+        })
+        .sum()
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_of_many_streams_is_announced_once_however_they_come() {
+    let bus = MemoryBus::new();
+    let [a, b] = [(); 2].map(|()| Node::start(&bus, &[]));
+    pass(200).await;
+    let mut ear = MemoryEar(bus.texts.subscribe());
+    let name = |n: usize| format!("uni@workers/{n:032}");
+    let bytes: usize = (0..5000).map(|n| name(n).len()).sum();
+    let mut said = 0;
+    for n in 0..5000 {
+        a.listen(&name(n));
+        if n % 100 == 0 {
+            pass(20).await;
+            said += announced(&mut ear);
+        }
+    }
+    pass(2000).await;
+    said += announced(&mut ear);
+    assert_eq!(said, bytes);
+    assert_eq!(b.cluster.listener(&name(4711)), Some(a.id()));
+
+    // One more, and one less.
+    let gone = a.told.listened.lock().unwrap().remove(0);
+    a.cluster.announce(std::slice::from_ref(&gone));
+    a.listen("uni@g/new");
+    pass(200).await;
+    assert_eq!(announced(&mut ear), gone.len() + "uni@g/new".len());
+    assert_eq!(b.cluster.listener(&gone), None);
+    assert_eq!(b.cluster.listener("uni@g/new"), Some(a.id()));
+    assert_eq!(b.cluster.listener(&name(4711)), Some(a.id()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_missed_an_announcement_asks_for_all() {
+    let bus = MemoryBus::new();
+    let [a, b] = [&["any@g"][..], &[]].map(|q| Node::start(&bus, q));
+    pass(200).await;
+    bus.is_out.store(true, Ordering::SeqCst);
+    a.listen("any@missed");
+    pass(150).await;
+    bus.is_out.store(false, Ordering::SeqCst);
+    a.listen("any@h");
+    pass(2500).await;
+    for queue in ["any@g", "any@missed", "any@h"] {
+        assert_eq!(b.cluster.listener(queue), Some(a.id()), "{queue}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -235,6 +308,20 @@ async fn a_node_that_vanishes_is_forgotten_and_what_it_was_told_looked_for() {
     pass(3000).await;
     assert_eq!((a.nodes(), a.woken()), (1, vec!["any@g".into()]));
     assert_eq!(a.cluster.listener("any@h"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_forgets_a_node_has_others_look_for_what_it_was_told() {
+    let bus = MemoryBus::new();
+    let [a, b, c] = [&[][..], &["any@g", "any@h"], &["any@g"]].map(|q| Node::start(&bus, q));
+    pass(200).await;
+    b.running.abort();
+    // Never heard of it, or missed it before the last message for it had left.
+    c.cluster.forget(b.id());
+    pass(50).await;
+    c.woken();
+    pass(5000).await;
+    assert_eq!((a.nodes(), c.woken()), (2, vec!["any@g".into()]));
 }
 
 #[tokio::test(start_paused = true)]

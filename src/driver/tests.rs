@@ -15,7 +15,7 @@ use super::*;
 use crate::engine::Options;
 use crate::machine;
 use crate::protocol::address::{Rules, push_queue};
-use crate::protocol::operation::{Command, Debug, Operation, PromiseCreate};
+use crate::protocol::operation::{Command, Debug, Operation, PromiseCreate, TaskAcquire, TaskRef};
 use crate::protocol::record::{Millis, PromiseState, Value};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
@@ -23,6 +23,8 @@ use crate::store::suite::{insert, pending, tagged, unblocking};
 use crate::transport::Table;
 use crate::transport::http_push::{self, HttpPush};
 use crate::transport::poll::{self, Events, Hub};
+
+mod crowds;
 
 const START: Millis = 1_000_000;
 
@@ -40,6 +42,8 @@ struct Setup {
     concurrency: usize,
     unblock_ttl_ms: Millis,
     sweep_interval: Duration,
+    max_connections: usize,
+    retry_timeout_ms: Millis,
 }
 
 impl Setup {
@@ -50,6 +54,8 @@ impl Setup {
             concurrency: 2,
             unblock_ttl_ms: 3_600_000,
             sweep_interval: Duration::from_secs(1),
+            max_connections: 1000,
+            retry_timeout_ms: 30_000,
         }
     }
 
@@ -75,6 +81,7 @@ impl Setup {
         let room = observer.room(push_queue());
         let poll = poll::Settings {
             buffer_size: self.buffer_size,
+            max_connections: self.max_connections,
             ..poll::Settings::default()
         };
         let hub = Hub::new(poll, Arc::new(observer));
@@ -94,7 +101,7 @@ impl Setup {
             store: store.clone(),
             clock,
             config: machine::Config {
-                retry_timeout_ms: 30_000,
+                retry_timeout_ms: self.retry_timeout_ms,
             },
             hooks: drivers.clone(),
             request_deadline: Duration::from_secs(8),
@@ -130,18 +137,30 @@ impl Rig {
         tokio::time::timeout(patience, settled).await.is_ok()
     }
 
+    async fn execute(&self, command: Command) {
+        let operation = Operation::Command(command);
+        let reply = self.engine.execute(operation, None, 0).await;
+        assert_eq!(reply.unwrap().status(), 200);
+    }
+
     async fn create(&self, id: &str, timeout_at: Millis, tags: &[(&str, &str)]) {
-        let create = Command::PromiseCreate(PromiseCreate {
+        self.execute(Command::PromiseCreate(PromiseCreate {
             id: id.into(),
             timeout_at,
             param: Value::empty(),
             tags: tagged(id, tags).promise.tags,
-        });
-        let reply = self
-            .engine
-            .execute(Operation::Command(create), None, 0)
-            .await;
-        assert_eq!(reply.unwrap().status(), 200);
+        }))
+        .await;
+    }
+
+    async fn acquire(&self, id: &str, version: i64) {
+        self.execute(Command::TaskAcquire(TaskAcquire {
+            id: id.into(),
+            version,
+            pid: "p".into(),
+            ttl: 60_000,
+        }))
+        .await;
     }
 
     /// Listeners that wait for their `unblock`.
@@ -437,4 +456,31 @@ async fn pausing_holds_messages_and_resuming_sends_them() {
     debug(Debug::Stop).await;
     assert!(rig.settles_within("timer", Duration::from_secs(2)).await);
     assert_eq!(read(&mut stream, Duration::from_secs(1)).await.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_back_is_not_sent_once_it_is_stale() {
+    let store = Arc::new(MemoryStore::new());
+    let rig = Setup::paused().on(&store);
+    let mut stream = rig.stream("g", "w");
+    for id in ["stale", "waiting"] {
+        rig.create(id, START + 3_600_000, &[(tag::TARGET, "poll://any@g")])
+            .await;
+        // The first is offered again at once, the second a little later.
+        for version in [0, 1] {
+            rig.acquire(id, version).await;
+            rig.execute(Command::TaskRelease(TaskRef {
+                id: id.into(),
+                version: version + 1,
+            }))
+            .await;
+        }
+    }
+    rig.execute(Command::TaskHalt { id: "stale".into() }).await;
+    let offered = read(&mut stream, Duration::from_secs(1)).await;
+    let count = |id: &str| {
+        let id = format!("\"id\":\"{id}\"");
+        offered.iter().filter(|offer| offer.contains(&id)).count()
+    };
+    assert_eq!((count("stale"), count("waiting")), (2, 3), "{offered:?}");
 }

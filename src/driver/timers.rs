@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::engine::{Engine, Error, STEPS_MAX};
 use crate::machine::Step;
-use crate::protocol::record::{Id, Millis};
+use crate::protocol::record::Millis;
 use crate::store::{Changes, DeadlineKey, Queues};
 
 use super::deadlines::{self, Deadlines};
@@ -156,11 +156,9 @@ impl Timers {
         let until = now.saturating_add(Millis::try_from(ahead.as_millis()).unwrap_or(Millis::MAX));
         // Before reading: what is committed meanwhile is taken in by `committed`.
         self.lock().cover(until);
-        let queues: Arc<[Id]> = outbox.listened_queues();
-        let due = engine
-            .store()
-            .due(until, Queues::Only(&queues), SWEEP_MAX)
-            .await?;
+        let store = engine.store();
+        let queues = outbox.retried_queues(&**store).await?;
+        let due = store.due(until, Queues::Only(&queues), SWEEP_MAX).await?;
         {
             let mut deadlines = self.lock();
             if due.len() >= SWEEP_MAX {

@@ -13,8 +13,8 @@ use crate::protocol::reply::Refusal;
 use crate::store::bus::{Bus, Subscription};
 use crate::store::memory::MemoryStore;
 use crate::store::{
-    Deadline, Dump, Loaded, Need, PromisePage, QueueCursor, SchedulePage, TaskPage, Transaction,
-    Waiting, WaitingCount, WaitingKind,
+    Deadline, Dump, Loaded, MessageKind, Need, PromisePage, QueueCursor, SchedulePage, TaskPage,
+    Transaction, Waiting, WaitingCount, WaitingKind,
 };
 
 /// A memory store whose commits wait for permission and fail on command.
@@ -146,11 +146,12 @@ impl Store for Faulty {
     async fn waiting(
         &self,
         queue: &str,
+        kind: MessageKind,
         now: Millis,
         after: Option<&QueueCursor>,
         limit: usize,
     ) -> store::Result<Vec<Waiting>> {
-        self.inner.waiting(queue, now, after, limit).await
+        self.inner.waiting(queue, kind, now, after, limit).await
     }
     async fn queues(
         &self,

@@ -32,6 +32,7 @@ pub(super) fn dispatch(
     offer_at: Millis,
     config: &Config,
 ) {
+    let retry_at = now.saturating_add(config.retry_timeout_ms);
     ws.update(id, |object| {
         if let Some(task) = &mut object.task {
             task.state = TaskState::Pending;
@@ -39,7 +40,7 @@ pub(super) fn dispatch(
             task.ttl = None;
             task.expires_at = None;
             task.claimed_at = None;
-            task.retry_at = Some(now.saturating_add(config.retry_timeout_ms));
+            task.retry_at = Some(retry_at);
             task.offer_at = Some(offer_at);
         }
     });
@@ -53,6 +54,7 @@ pub(super) fn dispatch(
             version,
             address,
             offer_at,
+            retry_at,
         });
     }
 }

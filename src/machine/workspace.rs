@@ -25,6 +25,8 @@ pub enum Message {
         address: Id,
         /// Not to be sent before this instant.
         offer_at: Millis,
+        /// When it is sent again unless the task was acquired: its place in its queue.
+        retry_at: Millis,
     },
     /// A promise has settled.
     Unblock {
@@ -33,6 +35,15 @@ pub enum Message {
         /// The listener.
         address: Id,
     },
+}
+
+impl Message {
+    /// Where it goes.
+    pub fn address(&self) -> &Id {
+        match self {
+            Message::Execute { address, .. } | Message::Unblock { address, .. } => address,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -249,12 +249,3 @@ pub fn count<R: Cells>(row: &R) -> Result<(Id, usize, Millis)> {
         columns.number()?,
     ))
 }
-
-/// Two pages of one queue, each in order, as one of at most `rows`.
-pub fn merged(executes: Vec<Waiting>, unblocks: Vec<Waiting>, rows: usize) -> Vec<Waiting> {
-    let mut all = executes;
-    all.extend(unblocks);
-    all.sort_by(|one, other| one.position().cmp(&other.position()));
-    all.truncate(rows);
-    all
-}

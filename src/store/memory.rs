@@ -7,6 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+#[cfg(test)]
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use async_trait::async_trait;
@@ -17,8 +19,9 @@ use crate::protocol::record::{Id, Millis, Promise, PromiseState, Schedule, TaskS
 
 use super::rows::counted;
 use super::{
-    Changes, Deadline, DeadlineKey, Dump, Error, Loaded, Need, PromisePage, QueueCursor, Queues,
-    Result, SchedulePage, Store, TaskPage, Transaction, Waiting, WaitingCount, WaitingKind,
+    Changes, Deadline, DeadlineKey, Dump, Error, Loaded, MessageKind, Need, PromisePage,
+    QueueCursor, Queues, Result, SchedulePage, Store, TaskPage, Transaction, Waiting, WaitingCount,
+    WaitingKind,
 };
 
 /// A store in memory.
@@ -27,6 +30,21 @@ pub struct MemoryStore {
     state: RwLock<State>,
     /// Held from `begin` to the end of the batch.
     writer: tokio::sync::Mutex<()>,
+    /// What it was asked for, for tests of what things cost.
+    #[cfg(test)]
+    pub(crate) work: Work,
+}
+
+/// Counts since the start.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    /// Pages of waiting messages read.
+    pub pages: AtomicUsize,
+    /// Messages on them.
+    pub waiting: AtomicUsize,
+    /// Objects written.
+    pub written: AtomicUsize,
 }
 
 impl MemoryStore {
@@ -64,13 +82,7 @@ struct State {
 }
 
 /// A message that may have to be sent again at an instant: (retry, id, address, kind).
-type QueueEntry = (Millis, Id, Id, Kind);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    Execute,
-    Unblock,
-}
+type QueueEntry = (Millis, Id, Id, MessageKind);
 
 /// Puts an entry into an ordered index, or takes it out.
 fn mark<T: Ord>(index: &mut BTreeSet<T>, entry: T, is_present: bool) {
@@ -136,7 +148,7 @@ impl State {
             };
             let stale = (enqueued_at, id.clone(), address.clone());
             mark(&mut self.unblocks, stale, is_present);
-            let entry = (retry_at, id.clone(), address.clone(), Kind::Unblock);
+            let entry = (retry_at, id.clone(), address.clone(), MessageKind::Unblock);
             self.index_queue(entry, is_present);
         }
     }
@@ -156,7 +168,7 @@ impl State {
             TaskState::Pending => {
                 if let Some(retry_at) = task.retry_at {
                     let target = object.promise.tags.target().unwrap_or_default();
-                    let entry = (retry_at, id.clone(), target.into(), Kind::Execute);
+                    let entry = (retry_at, id.clone(), target.into(), MessageKind::Execute);
                     self.index_queue(entry, is_present);
                 }
             }
@@ -207,8 +219,8 @@ impl State {
         let message = |(at, id, address, kind): &QueueEntry| Deadline {
             at: *at,
             key: match kind {
-                Kind::Execute => DeadlineKey::Promise(id.clone()),
-                Kind::Unblock => DeadlineKey::Unblock(id.clone(), address.clone()),
+                MessageKind::Execute => DeadlineKey::Promise(id.clone()),
+                MessageKind::Unblock => DeadlineKey::Unblock(id.clone(), address.clone()),
             },
         };
         let is_due = |(at, _): &&(Millis, Id)| *at <= until;
@@ -241,6 +253,7 @@ impl State {
     fn waiting(
         &self,
         queue: &str,
+        kind: MessageKind,
         now: Millis,
         after: Option<&QueueCursor>,
         limit: usize,
@@ -249,11 +262,12 @@ impl State {
             return Vec::new();
         };
         let start = match after.cloned() {
-            Some((at, id, address)) => Bound::Excluded((at, id, address, Kind::Unblock)),
+            Some((at, id, address)) => Bound::Excluded((at, id, address, MessageKind::Unblock)),
             None => Bound::Unbounded,
         };
         let page = entries.range((start, Bound::Unbounded));
-        page.filter_map(|entry| self.offered(entry, now))
+        page.filter(|entry| entry.3 == kind)
+            .filter_map(|entry| self.offered(entry, now))
             .take(limit)
             .collect()
     }
@@ -263,8 +277,8 @@ impl State {
         let (_, id, address, kind) = entry;
         let object = self.objects.get(id)?;
         match kind {
-            Kind::Execute => object.task.as_ref()?.offer_at,
-            Kind::Unblock => object.listeners.get(address)?.enqueued_at,
+            MessageKind::Execute => object.task.as_ref()?.offer_at,
+            MessageKind::Unblock => object.listeners.get(address)?.enqueued_at,
         }
     }
 
@@ -273,7 +287,7 @@ impl State {
         let (retry_at, id, address, kind) = entry;
         let object = self.objects.get(id)?;
         match kind {
-            Kind::Execute => {
+            MessageKind::Execute => {
                 let task = object.task.as_ref()?;
                 (task.offer_at? <= now).then(|| Waiting::Execute {
                     id: id.clone(),
@@ -282,7 +296,7 @@ impl State {
                     retry_at: *retry_at,
                 })
             }
-            Kind::Unblock => {
+            MessageKind::Unblock => {
                 let listener = object.listeners.get(address)?;
                 (listener.enqueued_at? <= now).then(|| Waiting::Unblock {
                     promise: object.promise.clone(),
@@ -346,6 +360,11 @@ impl Transaction for MemoryTransaction<'_> {
         let mut state = self.store.write_state();
         state.check(changes)?;
         state.apply(changes);
+        #[cfg(test)]
+        {
+            let written = changes.objects.len();
+            self.store.work.written.fetch_add(written, Ordering::SeqCst);
+        }
         Ok(())
     }
 }
@@ -418,11 +437,18 @@ impl Store for MemoryStore {
     async fn waiting(
         &self,
         queue: &str,
+        kind: MessageKind,
         now: Millis,
         after: Option<&QueueCursor>,
         limit: usize,
     ) -> Result<Vec<Waiting>> {
-        Ok(self.read_state().waiting(queue, now, after, limit))
+        let page = self.read_state().waiting(queue, kind, now, after, limit);
+        #[cfg(test)]
+        {
+            self.work.pages.fetch_add(1, Ordering::SeqCst);
+            self.work.waiting.fetch_add(page.len(), Ordering::SeqCst);
+        }
+        Ok(page)
     }
 
     async fn queues(
@@ -434,7 +460,7 @@ impl Store for MemoryStore {
         let state = self.read_state();
         let is_after = |queue: &&Id| after.is_none_or(|after| ***queue > *after);
         let is_wanted = |entry: &QueueEntry| match kind {
-            WaitingKind::Execute => entry.3 == Kind::Execute,
+            WaitingKind::Execute => entry.3 == MessageKind::Execute,
             WaitingKind::Any => true,
         };
         let queues = state.queues.iter();
@@ -465,7 +491,10 @@ impl Store for MemoryStore {
             });
             offered.collect()
         };
-        Ok(counted(count(Kind::Execute), count(Kind::Unblock)))
+        Ok(counted(
+            count(MessageKind::Execute),
+            count(MessageKind::Unblock),
+        ))
     }
 
     async fn stale_unblocks(&self, before: Millis, limit: usize) -> Result<Vec<(Id, Id)>> {

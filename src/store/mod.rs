@@ -245,22 +245,31 @@ pub enum Waiting {
 }
 
 impl Waiting {
-    /// Where it stands in its queue: the cursor of a page that starts after it.
-    pub fn position(&self) -> (Millis, &str, &str) {
+    /// Where it stands among those of its kind in its queue: the cursor of a page that starts after it.
+    pub fn position(&self) -> QueueCursor {
         match self {
             Waiting::Execute {
                 id,
                 address,
                 retry_at,
                 ..
-            } => (*retry_at, id, address),
+            } => (*retry_at, id.clone(), address.clone()),
             Waiting::Unblock {
                 promise,
                 address,
                 retry_at,
-            } => (*retry_at, &promise.id, address),
+            } => (*retry_at, promise.id.clone(), address.clone()),
         }
     }
+}
+
+/// What kind of messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MessageKind {
+    /// Tasks.
+    Execute,
+    /// `unblock` messages.
+    Unblock,
 }
 
 /// Which waiting messages make a queue count.
@@ -335,11 +344,12 @@ pub trait Store: Send + Sync + 'static {
     /// A promise may appear more than once (timeout and lease).
     async fn due(&self, until: Millis, queues: Queues<'_>, limit: usize) -> Result<Vec<Deadline>>;
 
-    /// Messages waiting in `queue` whose offer is at or before `now`, after `after`, ascending by
-    /// (retry instant, id, address); at most `limit` of them, `unblock` and `execute` merged.
+    /// Messages of a kind waiting in `queue` whose offer is at or before `now`, after `after`, ascending by
+    /// (retry instant, id, address); at most `limit` of them.
     async fn waiting(
         &self,
         queue: &str,
+        kind: MessageKind,
         now: Millis,
         after: Option<&QueueCursor>,
         limit: usize,

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,11 +24,17 @@ pub mod http_push;
 pub mod poll;
 pub mod slots;
 
+/// Names a stream, for as long as the process lives; a newer one has a greater name.
+pub type StreamId = u64;
+
 /// What became of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Acknowledged: a 2xx, accepted by Pub/Sub, or written to an open stream.
+    /// Acknowledged: a 2xx, accepted by Pub/Sub, or taken by the worker that runs scripts.
     Delivered,
+    /// Written to an open stream, which is an acknowledgement too. Who reads it may be gone before
+    /// acting upon it: then this stream closes.
+    Written(StreamId),
     /// Nobody is there to receive it now, or everybody's buffer is full. Costs nothing to wait.
     Nobody,
     /// It was tried and failed; try again later.
@@ -37,17 +44,36 @@ pub enum Outcome {
 }
 
 /// The promise to say what became of a message. Dropping it says [`Outcome::Nobody`].
-pub struct Receipt(Option<Box<dyn FnOnce(Outcome) + Send>>);
+pub struct Receipt {
+    report: Option<Box<dyn FnOnce(Outcome) + Send>>,
+    is_stale: Option<Arc<AtomicBool>>,
+}
 
 impl Receipt {
     /// Calls `report` once, on [`Receipt::report`] or on drop.
     pub fn new(report: impl FnOnce(Outcome) + Send + 'static) -> Self {
-        Receipt(Some(Box::new(report)))
+        Receipt {
+            report: Some(Box::new(report)),
+            is_stale: None,
+        }
+    }
+
+    /// Of a message that nobody needs any more once the flag is set.
+    #[must_use]
+    pub fn unless(mut self, is_stale: Arc<AtomicBool>) -> Self {
+        self.is_stale = Some(is_stale);
+        self
+    }
+
+    /// Whether nobody needs the message any more: what has waited may be dropped.
+    pub fn is_stale(&self) -> bool {
+        let is_stale = self.is_stale.as_ref();
+        is_stale.is_some_and(|is_stale| is_stale.load(Ordering::Relaxed))
     }
 
     /// Says what became of the message.
     pub fn report(mut self, outcome: Outcome) {
-        if let Some(report) = self.0.take() {
+        if let Some(report) = self.report.take() {
             report(outcome);
         }
     }
@@ -55,7 +81,7 @@ impl Receipt {
 
 impl Drop for Receipt {
     fn drop(&mut self) {
-        if let Some(report) = self.0.take() {
+        if let Some(report) = self.report.take() {
             report(Outcome::Nobody);
         }
     }

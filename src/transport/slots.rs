@@ -157,11 +157,14 @@ impl<D: Deliver> Slot<D> {
     async fn run(mut self, first: Outgoing) {
         let mut next = Some(first);
         while let Some(message) = next {
-            let delivery = self.shared.deliver.deliver(message);
-            tokio::select! {
-                biased;
-                () = delivery => {}
-                _ = self.aborted.changed() => return,
+            // It may have waited for long.
+            if !message.receipt.is_stale() {
+                let delivery = self.shared.deliver.deliver(message);
+                tokio::select! {
+                    biased;
+                    () = delivery => {}
+                    _ = self.aborted.changed() => return,
+                }
             }
             next = self.next();
         }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::client::{Client, every_second};
-use super::entry::{Caller, Nodes};
+use super::entry::{Caller, Nodes, Over};
 use super::ledger::Ledger;
 use super::stored::Stored;
 use super::worker::Worker;
@@ -121,6 +121,7 @@ fn nodes_that_are_killed_at_random_lose_nothing_and_everything_comes_to_its_end(
     let [is_ending, is_over] = [(); 2].map(|()| AtomicBool::new(false));
     let is_careless = AtomicBool::new(true);
     let (reports, settling) = thread::scope(|scope| {
+        let _over = [Over(&is_ending), Over(&is_over)];
         for _ in 0..WORKERS {
             let mut worker = Worker::new(&nodes, &ledger, rng.fork(), &is_careless);
             let is_over = &is_over;

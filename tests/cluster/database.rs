@@ -15,7 +15,7 @@ use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 
 use super::client::every_second;
-use super::entry::{Caller, Nodes};
+use super::entry::{Caller, Nodes, Over};
 use super::ledger::Ledger;
 use super::relay::Relay;
 use super::stored::Stored;
@@ -29,7 +29,9 @@ const WRITERS: usize = 6;
 const RESTARTS: usize = 3;
 /// Every so many restarts the database stays away for longer than a request is held.
 const LONG_OUTAGES: usize = 3;
-/// Longer than `server.request_deadline`.
+/// `server.request_deadline`, by default.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(8);
+/// Longer than that.
 const OUTAGE: Duration = Duration::from_secs(10);
 /// How long a server may take to serve once the database does.
 const RESUMING_MAX: Duration = Duration::from_secs(5);
@@ -180,6 +182,7 @@ fn a_database_that_crashes_under_load_loses_nothing_and_is_served_again_at_once(
     let mut resumed = Vec::new();
     let mut readied = Vec::new();
     thread::scope(|scope| {
+        let _over = Over(&is_over);
         start_writers(scope, &nodes, &ledger, &progress, &is_over);
         for addr in addrs {
             let (health, ledger, is_over) = (&health, &ledger, &is_over);
@@ -191,6 +194,7 @@ fn a_database_that_crashes_under_load_loses_nothing_and_is_served_again_at_once(
             thread::sleep(Duration::from_millis(fastrand::u64(..500)));
             let refused = ledger.counted("503");
             health.changes();
+            let stopped = Instant::now();
             cluster.stop(Stop::Immediate);
             health.set(DOWN);
             let is_long = restart % LONG_OUTAGES == 0;
@@ -211,7 +215,9 @@ fn a_database_that_crashes_under_load_loses_nothing_and_is_served_again_at_once(
             });
             readied.push(began.elapsed());
             let refused = ledger.counted("503") - refused;
-            if !is_long && refused > 0 {
+            // A machine that is busy may take longer than requests are held to start a database.
+            let is_short = !is_long && stopped.elapsed() < REQUEST_DEADLINE;
+            if is_short && refused > 0 {
                 let fault = format!("{refused} requests were not held through a short outage");
                 ledger.faults.add(fault);
             }
@@ -225,7 +231,6 @@ fn a_database_that_crashes_under_load_loses_nothing_and_is_served_again_at_once(
             schedule["schedule"]["nextRunAt"].as_i64() > Some(now)
         };
         within(RESUMING_MAX, "the schedule fires", has_fired);
-        is_over.store(true, Ordering::SeqCst);
     });
     drop(servers);
     let all = Stored::read(&database);
@@ -248,11 +253,6 @@ fn a_database_that_crashes_under_load_loses_nothing_and_is_served_again_at_once(
         ledger.report(),
     );
     ledger.faults.expect_none();
-}
-
-fn address(database: &Database) -> SocketAddr {
-    let url = url::Url::parse(&database.url()).expect("a URL");
-    url.socket_addrs(|| None).expect("an address")[0]
 }
 
 /// A connection to the database past the server.
@@ -297,7 +297,7 @@ impl Sql {
 #[test]
 fn a_commit_whose_answer_is_lost_is_answered_as_it_happened() {
     let database = Database::fresh();
-    let relay = Relay::start(address(&database));
+    let relay = Relay::to(&database);
     let url = relay.url(&database.url());
     let servers = [(); 2].map(|()| Server::on(&url, &[]));
     let nodes = Nodes::new(servers.each_ref().map(Server::addr));
@@ -306,6 +306,7 @@ fn a_commit_whose_answer_is_lost_is_answered_as_it_happened() {
     let is_over = AtomicBool::new(false);
     let cuts = 30;
     thread::scope(|scope| {
+        let _over = Over(&is_over);
         start_writers(scope, &nodes, &ledger, &progress, &is_over);
         for _ in 0..cuts {
             let before = ledger.writes();
@@ -314,7 +315,6 @@ fn a_commit_whose_answer_is_lost_is_answered_as_it_happened() {
         }
         let before = ledger.writes();
         within(RESUMING_MAX, "load", || ledger.writes() >= before + 40);
-        is_over.store(true, Ordering::SeqCst);
     });
     drop(servers);
     let all = Stored::read(&database);
@@ -338,7 +338,7 @@ fn a_commit_whose_answer_is_lost_is_answered_as_it_happened() {
 fn a_commit_under_way_when_its_connection_breaks_is_waited_for() {
     let cluster = Postgres::start();
     let database = Database::fresh_on(cluster.url());
-    let relay = Relay::start(address(&database));
+    let relay = Relay::to(&database);
     let server = Server::on(&relay.url(&database.url()), &[]);
     let [sql, other] = [(); 2].map(|()| Sql::connect(&database));
     let target = json!({"resonate:target": "poll://any@nobody"});
@@ -364,6 +364,7 @@ fn a_commit_under_way_when_its_connection_breaks_is_waited_for() {
         sql.run("SELECT pg_reload_conf()");
         let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
+            let _over = Over(&is_over);
             // It takes a while until that holds.
             scope.spawn(|| {
                 while !is_over.load(Ordering::SeqCst) {

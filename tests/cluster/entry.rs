@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,6 +19,15 @@ use crate::harness::sse::Stream;
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// Pause before the next node is tried.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Says that it is over, also when the test fails: a scope waits for its threads.
+pub struct Over<'a>(pub &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
 
 /// Where the nodes listen at the moment; those that are down, nowhere.
 pub struct Nodes(Vec<RwLock<Option<SocketAddr>>>);

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 
+use super::entry::Over;
 use super::ledger::Ledger;
 use crate::harness::client::VERSION;
 use crate::harness::database::Database;
@@ -208,6 +209,7 @@ fn cutting_the_connection_that_listens_loses_no_message_and_delays_few() {
     let is_over = AtomicBool::new(false);
     let mut delays = Vec::new();
     let cuts = thread::scope(|scope| {
+        let over = Over(&is_over);
         let cuts = scope.spawn(|| {
             let mut cuts = 0;
             while !is_over.load(Ordering::SeqCst) {
@@ -225,7 +227,7 @@ fn cutting_the_connection_that_listens_loses_no_message_and_delays_few() {
             expect_all(&stream, &[id], REPAIR_MAX);
             delays.push(began.elapsed());
         }
-        is_over.store(true, Ordering::SeqCst);
+        drop(over);
         cuts.join().unwrap()
     });
     delays.sort_unstable();

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use crate::harness::database::Database;
 use crate::harness::server::lock;
 
 /// See the module documentation.
@@ -20,6 +21,8 @@ struct Shared {
     database: SocketAddr,
     wires: Mutex<Vec<Arc<Wire>>>,
     swallowed: AtomicUsize,
+    is_blocked: AtomicBool,
+    refused: AtomicUsize,
 }
 
 /// One connection.
@@ -30,13 +33,21 @@ struct Wire {
 
 impl Relay {
     /// Listens for connections to a database. It does so until the test ends.
-    pub fn start(database: SocketAddr) -> Relay {
+    pub fn to(database: &Database) -> Relay {
+        let url = url::Url::parse(&database.url()).expect("a URL");
+        let addresses = url.socket_addrs(|| None).expect("an address");
+        Relay::start(addresses[0])
+    }
+
+    fn start(database: SocketAddr) -> Relay {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let addr = listener.local_addr().expect("it has an address");
         let shared = Arc::new(Shared {
             database,
             wires: Mutex::default(),
             swallowed: AtomicUsize::new(0),
+            is_blocked: AtomicBool::new(false),
+            refused: AtomicUsize::new(0),
         });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || {
@@ -68,6 +79,23 @@ impl Relay {
         }
     }
 
+    /// Breaks all connections, and lets nobody through from now on.
+    pub fn block(&self) {
+        let mut wires = lock(&self.shared.wires);
+        self.shared.is_blocked.store(true, Ordering::SeqCst);
+        wires.drain(..).for_each(|wire| wire.close());
+    }
+
+    /// Lets everybody through again.
+    pub fn unblock(&self) {
+        self.shared.is_blocked.store(false, Ordering::SeqCst);
+    }
+
+    /// How many connections were not let through.
+    pub fn refused(&self) -> usize {
+        self.shared.refused.load(Ordering::SeqCst)
+    }
+
     /// How many answers of the database were lost.
     pub fn swallowed(&self) -> usize {
         self.shared.swallowed.load(Ordering::SeqCst)
@@ -76,6 +104,12 @@ impl Relay {
 
 impl Shared {
     fn connect(self: &Arc<Self>, server: TcpStream) -> std::io::Result<()> {
+        // Held until the new wire is among them, for who blocks to find it.
+        let mut wires = lock(&self.wires);
+        if self.is_blocked.load(Ordering::SeqCst) {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+            return Ok(());
+        }
         let database = TcpStream::connect(self.database)?;
         for end in [&server, &database] {
             end.set_nodelay(true)?;
@@ -86,7 +120,8 @@ impl Shared {
             ends: [server, database],
             is_mute: AtomicBool::new(false),
         });
-        lock(&self.wires).push(Arc::clone(&wire));
+        wires.push(Arc::clone(&wire));
+        drop(wires);
         let asking = Arc::clone(&wire);
         thread::spawn(move || {
             // Either way it is over.

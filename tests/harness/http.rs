@@ -137,6 +137,14 @@ impl Connection {
         Ok(Reply { head, body })
     }
 
+    /// Waits until something has arrived that was not read, and leaves it so.
+    pub fn wait(&mut self) -> io::Result<()> {
+        match self.stream.fill_buf()? {
+            [] => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Reads what comes next of an endless body: one chunk; none once the stream has ended.
     pub fn read_part(&mut self, head: &Head) -> io::Result<Option<Vec<u8>>> {
         if !head.is_chunked() {

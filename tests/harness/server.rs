@@ -200,6 +200,11 @@ impl Server {
     pub fn restart_with(mut self, signal: Signal, extra: &[String]) -> Server {
         self.signal(signal);
         self.wait();
+        self.restart_stopped_with(extra)
+    }
+
+    /// Starts another server on the store of one that has ended, with other flags.
+    pub fn restart_stopped_with(self, extra: &[String]) -> Server {
         Server::launch(Arc::clone(&self.home), extra.to_vec())
     }
 

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 use super::http::{Connection, DEADLINE, Head, encode};
 use super::server::Server;
@@ -32,11 +33,10 @@ impl Stream {
 
     /// Same, of a server that may be gone, or about to.
     pub fn connect(addr: SocketAddr, group: &str, id: &str) -> io::Result<Stream> {
-        let mut connection = Connection::open(addr)?;
-        let path = format!("/poll/{group}/{id}");
-        let headers = [("accept", "text/event-stream")];
-        connection.write(&encode("GET", &path, &headers, b""))?;
-        let head = connection.read_head()?;
+        Unread::over(Connection::open(addr)?, group, id)?.read_on()
+    }
+
+    fn start(connection: Connection, head: Head) -> io::Result<Stream> {
         let socket = connection.socket().try_clone()?;
         socket.set_read_timeout(None)?;
         let received = Arc::new(Mutex::new(Vec::new()));
@@ -117,6 +117,58 @@ impl Drop for Stream {
         // Fails only when the server has closed already.
         let _ = self.socket.shutdown(Shutdown::Both);
     }
+}
+
+/// A worker that connects and then reads nothing: what it is sent fills the buffers on the way, which are small on its
+/// side. Dropping it closes the connection.
+pub struct Unread {
+    connection: Connection,
+    head: Head,
+}
+
+impl Unread {
+    /// Connects as `id` in `group`, and reads no more than the greeting.
+    #[track_caller]
+    pub fn open(server: &Server, group: &str, id: &str) -> Unread {
+        let connected = small_socket(server.addr()).and_then(Connection::over);
+        let opened = connected.and_then(|connection| Unread::over(connection, group, id));
+        let mut unread = opened.expect("the server accepts, and answers at once");
+        assert_eq!(unread.head.status, 200, "{:?}", unread.head);
+        let greeting = unread.connection.read_part(&unread.head);
+        assert!(matches!(greeting, Ok(Some(_))), "{greeting:?}");
+        unread
+    }
+
+    fn over(mut connection: Connection, group: &str, id: &str) -> io::Result<Unread> {
+        let path = format!("/poll/{group}/{id}");
+        let headers = [("accept", "text/event-stream")];
+        connection.write(&encode("GET", &path, &headers, b""))?;
+        let head = connection.read_head()?;
+        Ok(Unread { connection, head })
+    }
+
+    /// Waits until the beginning of a message has arrived.
+    #[track_caller]
+    pub fn wait(&mut self) {
+        self.connection.wait().expect("a message arrives");
+    }
+
+    /// Reads everything from now on.
+    #[track_caller]
+    pub fn read(self) -> Stream {
+        self.read_on().expect("the socket can be shared")
+    }
+
+    fn read_on(self) -> io::Result<Stream> {
+        Stream::start(self.connection, self.head)
+    }
+}
+
+fn small_socket(addr: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+    socket.set_recv_buffer_size(4096)?;
+    socket.connect_timeout(&addr.into(), DEADLINE)?;
+    Ok(socket.into())
 }
 
 /// Reads until the end of the stream as the strictest SDKs do: split at a blank line, take `data:`

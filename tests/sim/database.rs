@@ -17,7 +17,7 @@ use resonate::protocol::reply::Reply;
 use resonate::store::bus::Bus;
 use resonate::store::memory::MemoryStore;
 use resonate::store::{
-    Changes, Deadline, Dump, Error, Loaded, Need, PromisePage, QueueCursor, Queues, Result,
+    Changes, Deadline, Dump, Error, Loaded, MessageKind, Need, PromisePage, QueueCursor, Queues, Result,
     SchedulePage, Store, TaskPage, Transaction, Waiting, WaitingCount, WaitingKind,
 };
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
@@ -491,11 +491,12 @@ impl Store for Handle {
     async fn waiting(
         &self,
         queue: &str,
+        kind: MessageKind,
         now: Millis,
         after: Option<&QueueCursor>,
         limit: usize,
     ) -> Result<Vec<Waiting>> {
-        self.ask(self.database.inner.waiting(queue, now, after, limit))
+        self.ask(self.database.inner.waiting(queue, kind, now, after, limit))
             .await
     }
 

@@ -282,6 +282,7 @@ impl Hooks for Told {
                     version,
                     address,
                     offer_at,
+                    ..
                 } => {
                     format!("emits execute {id} {version} to {address} at {offer_at}")
                 }

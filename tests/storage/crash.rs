@@ -43,7 +43,12 @@ fn write(server: &Server, prefix: &str, acknowledged: &mpsc::Sender<Acknowledged
             let Ok(reply) = connection.exchange("POST", "/", &[], body.as_bytes()) else {
                 return;
             };
-            let reply: Value = serde_json::from_slice(&reply.body).expect("an envelope");
+            let status = reply.status();
+            let Ok(reply) = serde_json::from_slice::<Value>(&reply.body) else {
+                // A proxy answers for nodes that were killed, with a page of its own.
+                assert!((502..=504).contains(&status), "{status}");
+                return;
+            };
             assert_eq!(reply["head"]["status"], 200, "{body} -> {reply}");
             let acknowledgement = Acknowledged {
                 root: root.clone(),
@@ -57,7 +62,7 @@ fn write(server: &Server, prefix: &str, acknowledged: &mpsc::Sender<Acknowledged
     }
 }
 
-async fn dump(server: &Server) -> Dump {
+pub async fn dump(server: &Server) -> Dump {
     match server.storage() {
         Storage::Memory | Storage::Shared(_) => unreachable!("the test is skipped"),
         Storage::File(path) => read(SqliteStore::open(path, Durability::PowerLoss).await).await,

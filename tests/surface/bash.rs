@@ -67,6 +67,25 @@ fn what_waited_for_scripts_to_be_enabled_runs_at_once() {
 }
 
 #[test]
+fn a_task_that_somebody_else_acquires_meanwhile_is_left_to_them() {
+    let server =
+        Server::single_with(&[&ENABLED[..], &["--transports-bash-exec-concurrency", "1"]].concat());
+    let run = |id: &str, script: &str| {
+        create(&server, id, "bash:///", Some(&base64(script)), i64::MAX);
+    };
+    run("first", WAITS);
+    lines(&server.home().join("pids"), 1);
+    // It waits for the only place.
+    run("second", "echo second >> ran");
+    server.client().acquire("second", 0, i64::MAX);
+    run("third", "echo third >> ran");
+    write(&server.home().join("go"), "");
+    settled(&server, "third");
+    assert_eq!(lines(&server.home().join("ran"), 1), ["third"]);
+    assert_eq!(server.client().task("second")["pid"], "p");
+}
+
+#[test]
 fn a_script_that_is_killed_runs_again_at_a_higher_version() {
     let server = server(&SHORT_LEASE);
     create(&server, "s", "bash:///", Some(&base64(WAITS)), i64::MAX);

@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use crate::harness::http::DEADLINE;
 use crate::harness::process::Signal;
 use crate::harness::record::{create, fence, fulfill, settled, timed_out};
-use crate::harness::server::{Server, shared, unique, wall_clock_ms};
+use crate::harness::server::{Server, free_port, shared, unique, wall_clock_ms};
 use crate::harness::sse::Stream;
-use crate::harness::store::forgets_on_restart;
+use crate::harness::store::{Store, forgets_on_restart, store};
+use crate::surface::metrics::{reaches, scrape, value};
 
 fn to(address: &str) -> Value {
     json!({"resonate:target": address})
@@ -360,4 +361,39 @@ fn other_work_is_not_slowed_by_a_task_that_backs_off() {
     // 800 ms lie before the released one.
     assert_eq!(stream.next_execute(), (other, 0));
     assert_eq!(stream.next_execute(), (id, version + 1));
+}
+
+#[test]
+fn what_disabled_transports_are_given_is_counted() {
+    let port = free_port();
+    let off = ["http-push", "http-poll", "gcps", "bash-exec"]
+        .map(|name| format!("--transports-{name}-enabled=false"));
+    let mut flags = off.each_ref().map(String::as_str).to_vec();
+    let port_flag = port.to_string();
+    flags.extend(["--observability-metrics-port", &port_flag]);
+    let server = Server::single_with(&flags);
+    let mut listening = vec!["http://127.0.0.1:9/", "gcps://p/t"];
+    // Where there may be other servers, what is for streams is left to them.
+    if matches!(store(), Store::Sqlite | Store::Memory) {
+        listening.push("poll://any@g");
+    }
+    let all = [&listening[..], &["bash:///"]].concat();
+    for (n, address) in all.iter().enumerate() {
+        server
+            .client()
+            .create(&format!("x{n}"), i64::MAX, to(address));
+    }
+    server.client().create("p", i64::MAX, json!({}));
+    for address in &listening {
+        server.client().listen("p", address);
+    }
+    server.client().settle("p", "resolved");
+    let count = [all.len(), listening.len()].map(|count| u32::try_from(count).unwrap());
+    let dropped = "resonate_deliveries_total{status=\"dropped\"}";
+    reaches(port, dropped, f64::from(count[0] + count[1]));
+    let scraped = scrape(port);
+    for (kind, count) in ["execute", "unblock"].into_iter().zip(count) {
+        let taken = format!("resonate_messages_total{{kind=\"{kind}\"}}");
+        assert!(value(&scraped, &taken) >= f64::from(count), "{scraped}");
+    }
 }

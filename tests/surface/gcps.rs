@@ -123,20 +123,37 @@ fn an_execute_that_failed_is_published_again_after_the_retry_timeout() {
 }
 
 #[test]
-fn a_disabled_transport_publishes_nothing_and_says_so() {
+fn a_disabled_transport_publishes_nothing_says_so_and_what_waits_leaves_once_it_is_enabled() {
     let fake = PubSub::start();
+    let soon = ["--tasks-retry-timeout", "500"];
+    let off = ["--transports-gcps-enabled", "false"];
+    let host = fake.host();
     let server = Server::with_env(
-        &["--transports-gcps-enabled", "false"],
-        &[("PUBSUB_EMULATOR_HOST", &fake.host())],
+        &[&off[..], &soon].concat(),
+        &[("PUBSUB_EMULATOR_HOST", &host)],
     );
     server.client().create("x", i64::MAX, to("gcps://p/t"));
-    unblock(&server, "p", "gcps://p/t");
+    let settled = unblock(&server, "p", "gcps://p/t");
     // A stream of another transport is served all the same, after whatever came before.
     let stream = Stream::open(&server, "g", "w");
     server.client().create("y", i64::MAX, to("poll://any@g"));
     assert_eq!(stream.next_execute().0, "y");
     assert!(fake.is_idle());
     server.logs("messages to this target are dropped: transport disabled");
+    if forgets_on_restart() {
+        return;
+    }
+    let flags = [&ON[..], &soon].concat();
+    let flags: Vec<String> = flags.into_iter().map(str::to_owned).collect();
+    let _server = server.restart_with(Signal::Term, &flags);
+    let mut missing = vec![
+        json!({"promise": settled}),
+        json!({"task": {"id": "x", "version": 0}}),
+    ];
+    while !missing.is_empty() {
+        let heard = fake.next();
+        missing.retain(|missing| *missing != heard.message["data"]);
+    }
 }
 
 #[test]

@@ -1,17 +1,31 @@
 //! The HTTP push transport (transports §4) and the delivery of its messages (§7).
 
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 
 use crate::harness::process::Signal;
 use crate::harness::record::timed_out;
-use crate::harness::server::{Server, shared, unique};
+use crate::harness::server::{Server, lock, shared, unique};
 use crate::harness::sink::{Answer, Sink};
+use crate::harness::sse::Stream;
 use crate::harness::store::forgets_on_restart;
+
+/// For executes that are to be repeated before the test gives up.
+const SOON: [&str; 2] = ["--tasks-retry-timeout", "500"];
 
 fn to(address: &str) -> Value {
     json!({"resonate:target": address})
+}
+
+/// A settled promise whose listener is `address`.
+fn unblock(server: &Server, id: &str, address: &str) -> Value {
+    server.client().create(id, i64::MAX, json!({}));
+    server.client().listen(id, address);
+    server.client().settle(id, "resolved")
 }
 
 #[test]
@@ -100,7 +114,7 @@ fn an_unacknowledged_unblock_is_retried() {
 fn an_unblock_for_a_listener_that_is_down_reaches_it_once_it_is_up() {
     let server = shared();
     // A port that was free a moment ago; the listener is started on it after the first attempt.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     drop(listener);
     let id = unique("p");
@@ -115,9 +129,9 @@ fn an_unblock_for_a_listener_that_is_down_reaches_it_once_it_is_up() {
 fn a_redirect_is_not_followed_and_counts_as_not_delivered() {
     let server = shared();
     let elsewhere = Sink::start();
-    let redirect = Answer {
+    let redirect = Answer::Redirect {
         status: 307,
-        location: Some(elsewhere.url("/elsewhere")),
+        location: elsewhere.url("/elsewhere"),
     };
     let sink = Sink::scripted(vec![redirect]);
     let id = unique("p");
@@ -140,19 +154,54 @@ fn an_execute_that_failed_is_dispatched_again_after_the_retry_timeout() {
 }
 
 #[test]
-fn an_undelivered_unblock_survives_kill_9() {
+fn a_push_that_takes_too_long_is_repeated() {
+    let limit = ["--transports-http-push-request-timeout", "100"];
+    let server = Server::with(&[&limit[..], &SOON].concat());
+    let [listener, worker] = [(); 2].map(|()| Sink::scripted(vec![Answer::Silence]));
+    unblock(&server, "p", &listener.url("/"));
+    server.client().create("x", i64::MAX, to(&worker.url("/")));
+    for sink in [&listener, &worker] {
+        let first = sink.next();
+        assert_eq!(sink.next().message, first.message);
+    }
+    server.logs("reason=\"timeout\"");
+}
+
+#[test]
+fn a_target_that_takes_too_long_to_connect_to_is_tried_again() {
+    let server = Server::with(&["--transports-http-push-connect-timeout", "100"]);
+    // Nobody accepts, and the one place for who waits is taken: the kernel ignores who comes next.
+    let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    full.bind(&any.into()).unwrap();
+    full.listen(0).unwrap();
+    let listener = TcpListener::from(full);
+    let addr = listener.local_addr().unwrap();
+    let _first = TcpStream::connect(addr).unwrap();
+    let settled = unblock(&server, "p", &format!("http://{addr}/"));
+    server.logs("reason=\"timeout\"");
+    let sink = Sink::over(listener, |_| 200.into());
+    assert_eq!(sink.next().message["data"], json!({"promise": settled}));
+}
+
+#[test]
+fn what_was_sent_and_not_acknowledged_is_sent_again_after_kill_9() {
     if forgets_on_restart() {
         return;
     }
-    let server = Server::start();
-    let sink = Sink::scripted(vec![503.into()]);
-    server.client().create("p", i64::MAX, json!({}));
-    server.client().listen("p", &sink.url("/"));
-    let settled = server.client().settle("p", "resolved");
-    let expected = json!({"promise": settled});
-    assert_eq!(sink.next().message["data"], expected);
+    let server = Server::with(&SOON);
+    let [listener, worker] = [(); 2].map(|()| Sink::scripted(vec![Answer::Silence]));
+    let settled = unblock(&server, "p", &listener.url("/"));
+    server.client().create("x", i64::MAX, to(&worker.url("/")));
+    let expected = [
+        json!({"promise": settled}),
+        json!({"task": {"id": "x", "version": 0}}),
+    ];
+    let sinks = [&listener, &worker];
+    let heard = || sinks.map(|sink| sink.next().message["data"].clone());
+    assert_eq!(heard(), expected);
     let _server = server.restart(Signal::Kill);
-    assert_eq!(sink.next().message["data"], expected);
+    assert_eq!(heard(), expected);
 }
 
 #[test]
@@ -180,7 +229,7 @@ fn a_delivered_unblock_is_not_repeated_after_a_graceful_restart() {
 fn a_slow_worker_does_not_hold_up_the_others() {
     // Workers answer only after running until blocked (transports §4).
     let server = shared();
-    let slow = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let slow = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}/", slow.local_addr().unwrap());
     for _ in 0..3 {
         server.client().create(&unique("x"), i64::MAX, to(&address));
@@ -194,15 +243,58 @@ fn a_slow_worker_does_not_hold_up_the_others() {
 }
 
 #[test]
-fn a_disabled_transport_delivers_nothing_and_harms_nothing() {
-    let server = Server::with(&["--transports-http-push-enabled", "false"]);
+fn an_execute_that_became_stale_while_it_waited_for_its_turn_is_not_sent() {
+    let server = Server::single_with(&["--transports-http-push-concurrency", "1"]);
+    let (open, gate) = mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    let sink = Sink::answering(move |delivery| {
+        if delivery.path() == "/first" {
+            // Open, too, when the test is over.
+            let _ = lock(&gate).recv();
+        }
+        200.into()
+    });
+    let create = |name: &str| {
+        let address = sink.url(&format!("/{name}"));
+        let id = format!("x.{name}");
+        server.client().create(&id, i64::MAX, to(&address));
+    };
+    // In flight, and waiting.
+    create("first");
+    create("stale");
+    server.client().settle("x.stale", "rejected_canceled");
+    // Answered once everybody has been told of what came before. It waits in the store.
+    create("last");
+    drop(open);
+    for path in ["/first", "/last"] {
+        assert_eq!(sink.next().path(), path);
+    }
+}
+
+#[test]
+fn a_disabled_transport_delivers_nothing_harms_nothing_and_what_waits_leaves_once_it_is_enabled() {
+    let flag = |value| ["--transports-http-push-enabled", value];
+    let server = Server::with(&[&flag("false")[..], &SOON].concat());
     let sink = Sink::start();
     server.client().create("x", i64::MAX, to(&sink.url("/")));
-    server.client().listen("x", &sink.url("/"));
-    server.client().settle("x", "resolved");
+    let settled = unblock(&server, "p", &sink.url("/"));
     // A stream of the other transport is served all the same, after whatever came before.
-    let stream = crate::harness::sse::Stream::open(&server, "g", "w");
+    let stream = Stream::open(&server, "g", "w");
     server.client().create("y", i64::MAX, to("poll://any@g"));
     assert_eq!(stream.next_execute().0, "y");
     assert!(sink.is_idle());
+    if forgets_on_restart() {
+        return;
+    }
+    let flags = [&flag("true")[..], &SOON].concat();
+    let flags: Vec<String> = flags.into_iter().map(str::to_owned).collect();
+    let _server = server.restart_with(Signal::Term, &flags);
+    let mut missing = vec![
+        json!({"promise": settled}),
+        json!({"task": {"id": "x", "version": 0}}),
+    ];
+    while !missing.is_empty() {
+        let heard = sink.next();
+        missing.retain(|missing| *missing != heard.message["data"]);
+    }
 }

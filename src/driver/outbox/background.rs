@@ -9,9 +9,10 @@ use crate::machine::Step;
 use crate::machine::workspace::Message;
 use crate::protocol::address;
 use crate::protocol::record::{Id, Millis};
-use crate::store::{DeadlineKey, QueueCursor, Waiting};
+use crate::store::{self, DeadlineKey, MessageKind, QueueCursor, Store, Waiting, WaitingKind};
 use crate::telemetry::metrics::METRICS;
 
+use super::backlog::Turn;
 use super::offers::Source;
 use super::{Bodies, Outbox};
 
@@ -19,6 +20,10 @@ use super::{Bodies, Outbox};
 const BOOKING_LAG: Duration = Duration::from_millis(20);
 /// Waiting messages read at a time.
 const PUMP_PAGE: usize = 256;
+/// The same at the front of a queue, where only what is overdue is of interest.
+const OVERDUE_PAGE: usize = 32;
+/// As many queues as this are looked into one by one.
+const FEW_QUEUES: usize = 64;
 /// Pause after the storage failed us.
 const FAILURE_PAUSE: Duration = Duration::from_millis(250);
 /// Messages in a row that found no room before a pump waits for some.
@@ -60,10 +65,24 @@ impl Outbox {
         engine.step(steps.clone()).await?;
         let mut state = self.lock();
         state.finished.drain(..steps.len());
-        for key in steps.iter().filter_map(key_of) {
-            state.in_flight.remove(&key);
+        for step in &steps {
+            let Some(key) = key_of(step) else { continue };
+            match &mut state.booked {
+                Some(booked) if matches!(step, Step::UnblockDone { .. }) => booked.push(key),
+                _ => {
+                    state.in_flight.remove(&key);
+                }
+            }
         }
         Ok(())
+    }
+
+    /// No page of waiting messages is being read any more.
+    pub(super) fn page_done(&self) {
+        let mut state = self.lock();
+        for key in state.booked.take().into_iter().flatten() {
+            state.in_flight.remove(&key);
+        }
     }
 
     pub(super) async fn send_held_back(self: &Arc<Self>, engine: &Engine) {
@@ -150,22 +169,24 @@ impl Outbox {
     pub(super) async fn pump_queues(self: &Arc<Self>, engine: &Engine) {
         loop {
             engine.until_resumed().await;
-            let Some((queue, after)) = self.next_turn() else {
+            let Some(turn) = self.next_turn() else {
                 self.to_pump.notified().await;
                 continue;
             };
-            let outcome = self.pump(engine, &queue, after.as_ref()).await;
+            self.lock().booked = Some(Vec::new());
+            let outcome = self.pump_page(engine, &turn).await;
+            self.page_done();
             let is_out = matches!(outcome, Err(Error::Unavailable(_)));
             {
                 let backlog = &mut self.lock().backlog;
                 match outcome {
-                    Ok(None) => backlog.done(queue),
-                    Ok(next) => backlog.more(queue, next),
+                    Ok(Page::Last(end)) => backlog.done(turn, end),
+                    Ok(Page::More(end)) => backlog.more(turn, end),
                     // The timers log a storage that is out.
-                    Err(Error::Unavailable(_)) => backlog.more(queue, after),
+                    Err(Error::Unavailable(_)) => backlog.again(turn),
                     Err(error) => {
-                        tracing::error!(%queue, %error, "waiting messages cannot be read");
-                        backlog.done(queue);
+                        tracing::error!(queue = %turn.queue, %error, "waiting messages cannot be read");
+                        backlog.done(turn, None);
                     }
                 }
             }
@@ -175,54 +196,114 @@ impl Outbox {
         }
     }
 
-    fn next_turn(&self) -> Option<(Id, Option<QueueCursor>)> {
+    fn next_turn(&self) -> Option<Turn> {
         self.lock().backlog.next()
     }
 
-    /// Offers a page of what waits in a queue. Answers where the next one starts, unless there is none or
-    /// nobody has room: then draining a buffer brings us back here.
-    async fn pump(
-        self: &Arc<Self>,
-        engine: &Engine,
-        queue: &Id,
-        after: Option<&QueueCursor>,
-    ) -> Result<Option<QueueCursor>, Error> {
+    /// Offers a page of what waits in a queue.
+    async fn pump_page(self: &Arc<Self>, engine: &Engine, turn: &Turn) -> Result<Page, Error> {
+        if !self.is_listened(&turn.queue) {
+            // When a stream opens, we are here again.
+            return Ok(Page::Last(None));
+        }
         let now = engine.clock().now();
-        let page = engine.store().waiting(queue, now, after, PUMP_PAGE).await?;
+        let size = turn.page_size();
+        let page = engine.store();
+        let page = page.waiting(&turn.queue, turn.kind, now, turn.after.as_ref(), size);
+        let page = page.await?;
         if engine.is_paused() {
             // Once it goes on, everything is pumped anew.
-            return Ok(None);
+            return Ok(Page::Last(None));
         }
-        let is_last = page.len() < PUMP_PAGE;
-        let next = page.last().map(cursor_of);
+        let mut is_over = page.len() < size;
+        let mut end = None;
         // Overdue retries become steps, so that the next retry is armed again.
         let mut overdue = Vec::new();
         let mut refusals = 0;
         let mut bodies = Bodies::default();
-        let is_shared = address::is_served_anywhere(queue);
+        let is_shared = address::is_served_anywhere(&turn.queue);
         for waiting in page {
+            let position = waiting.position();
+            let is_overdue = turn.kind == MessageKind::Execute && position.0 <= now;
+            if !is_overdue && turn.has_reached(&position) {
+                end = turn.reached.clone();
+                is_over = false;
+                break;
+            }
+            let subject = position.1.clone();
+            end = Some(position);
             // Any server can deliver it: each sees to its share.
-            if is_shared && !self.is_mine(&DeadlineKey::Promise(waiting.position().1.into())) {
+            if is_shared && !self.is_mine(&DeadlineKey::Promise(subject.clone())) {
                 continue;
             }
-            match waiting {
-                Waiting::Execute { id, retry_at, .. } if retry_at <= now => {
-                    overdue.push(Step::Promise(id));
-                }
-                waiting => {
-                    let is_taken = self.send(&message_of(waiting, now), Source::Pump, &mut bodies);
-                    refusals = if is_taken { 0 } else { refusals + 1 };
-                    if refusals > REFUSALS_MAX {
-                        break;
-                    }
-                }
+            let message = message_of(waiting, now);
+            // The dispatch that follows the step finds it taken; or finds whoever it is for elsewhere.
+            let is_taken = (is_overdue && !self.is_for_here(message.address()))
+                || self.send(&message, Source::Pump, &mut bodies);
+            if is_taken && is_overdue {
+                overdue.push(Step::Promise(subject));
+            }
+            refusals = if is_taken { 0 } else { refusals + 1 };
+            if refusals > REFUSALS_MAX {
+                // Draining a buffer brings us back here.
+                is_over = true;
+                break;
             }
         }
         if !overdue.is_empty() {
             engine.step(overdue).await?;
         }
-        let is_over = is_last || refusals > REFUSALS_MAX || !self.is_listened(queue);
-        Ok(next.filter(|_| !is_over))
+        Ok(match end {
+            Some(end) if !is_over => Page::More(end),
+            end => Page::Last(end),
+        })
+    }
+
+    /// The queues whose retries are timers: somebody listens, and has room. For the others messages wait,
+    /// at no cost, until somebody does.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    pub async fn retried_queues(&self, store: &dyn Store) -> store::Result<Vec<Id>> {
+        let Some(transports) = self.transports() else {
+            return Ok(Vec::new());
+        };
+        let streams = &transports.streams;
+        let listened = streams.listened();
+        // For few of thousands of streams something waits; or for thousands that are not there.
+        let mut queues = match listened {
+            0..=FEW_QUEUES => streams.listened_queues(),
+            _ => store.queues(WaitingKind::Any, None, listened).await?,
+        };
+        if queues.len() >= listened {
+            queues = streams.listened_queues();
+        }
+        {
+            let backlog = &mut self.lock().backlog;
+            backlog.retain(|queue| self.is_listened(queue));
+            queues.retain(|queue| !backlog.is_busy(queue));
+        }
+        queues.retain(|queue| streams.is_listened(queue) && !streams.is_full(queue));
+        queues.extend_from_slice(&transports.own_queues);
+        Ok(queues)
+    }
+}
+
+/// What has become of a page.
+enum Page {
+    /// There are more after this.
+    More(QueueCursor),
+    /// There are not, or nobody has room.
+    Last(Option<QueueCursor>),
+}
+
+impl Turn {
+    fn page_size(&self) -> usize {
+        if self.after.is_none() && self.reached.is_some() {
+            OVERDUE_PAGE
+        } else {
+            PUMP_PAGE
+        }
     }
 }
 
@@ -235,34 +316,24 @@ fn key_of(step: &Step) -> Option<(Id, Id)> {
     }
 }
 
-fn cursor_of(waiting: &Waiting) -> QueueCursor {
-    match waiting {
-        Waiting::Execute {
-            id,
-            address,
-            retry_at,
-            ..
-        } => (*retry_at, id.clone(), address.clone()),
-        Waiting::Unblock {
-            promise,
-            address,
-            retry_at,
-        } => (*retry_at, promise.id.clone(), address.clone()),
-    }
-}
-
+/// What has its retry behind it will have another place in its queue, which is not known yet.
 fn message_of(waiting: Waiting, now: Millis) -> Message {
     match waiting {
         Waiting::Execute {
             id,
             version,
             address,
-            ..
+            retry_at,
         } => Message::Execute {
             id,
             version,
             address,
             offer_at: now,
+            retry_at: if retry_at > now {
+                retry_at
+            } else {
+                Millis::MAX
+            },
         },
         Waiting::Unblock {
             promise, address, ..

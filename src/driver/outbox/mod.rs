@@ -30,7 +30,7 @@ use crate::store::Changes;
 use crate::telemetry::metrics::METRICS;
 use crate::transport::health::Health;
 use crate::transport::poll::{self, Hub};
-use crate::transport::{Outcome, Outgoing, Receipt, Room, Table};
+use crate::transport::{Outcome, Outgoing, Receipt, Room, StreamId, Table};
 
 mod background;
 mod backlog;
@@ -38,8 +38,8 @@ mod offers;
 mod peers;
 mod targets;
 
-use backlog::Backlog;
-use offers::{Offers, Source};
+use backlog::{Backlog, Start};
+use offers::{Offer, Offers, Source};
 pub use peers::Ear;
 pub use targets::{Reason, Target, Targets};
 
@@ -109,6 +109,9 @@ struct State {
     held: BTreeMap<Id, Message>,
     /// `unblock` (promise, address) with a transport, or delivered and not yet booked.
     in_flight: HashSet<(Id, Id)>,
+    /// Delivered and booked while a page of waiting messages was being read, which may have them still: in flight until
+    /// it is dealt with. None while no page is.
+    booked: Option<Vec<(Id, Id)>>,
     /// Bookkeeping steps of finished deliveries, until they are committed; all are in flight.
     finished: VecDeque<Step>,
     /// `unblock` messages that failed: they wait for their retry, no pump offers them. Only a memory:
@@ -148,24 +151,20 @@ impl Outbox {
     }
 
     /// Queues that somebody listens to.
-    pub fn listened_queues(&self) -> Arc<[Id]> {
-        self.queues(|_| true)
+    pub fn listened_queues(&self) -> Vec<Id> {
+        let Some(transports) = self.transports() else {
+            return Vec::new();
+        };
+        let mut queues = transports.streams.listened_queues();
+        queues.extend_from_slice(&transports.own_queues);
+        queues
     }
 
     /// Those of them that not every server can deliver from: streams, and scripts where they are enabled.
-    fn local_queues(&self) -> Arc<[Id]> {
-        self.queues(|own| !address::is_served_anywhere(own))
-    }
-
-    /// The queues of streams, and some of the server's own.
-    fn queues(&self, is_wanted: impl Fn(&str) -> bool) -> Arc<[Id]> {
-        let Some(transports) = self.transports() else {
-            return Arc::from([]);
-        };
-        let polled = transports.streams.listened_queues();
-        let own = transports.own_queues.iter();
-        let own = own.filter(|own| is_wanted(own));
-        polled.iter().chain(own).cloned().collect()
+    fn local_queues(&self) -> Vec<Id> {
+        let mut queues = self.listened_queues();
+        queues.retain(|queue| !address::is_served_anywhere(queue));
+        queues
     }
 
     /// Whether somebody listens to the queue.
@@ -221,18 +220,27 @@ impl Outbox {
         let Some(transports) = self.transports() else {
             return false;
         };
-        let address = match message {
-            Message::Execute { address, .. } | Message::Unblock { address, .. } => address,
-        };
-        let Some(address) = Address::parse(address, &self.settings.address_rules) else {
+        let Some(address) = Address::parse(message.address(), &self.settings.address_rules) else {
             tracing::warn!("a stored address is no longer valid; its message is dropped");
             return false;
         };
         let transport = transports.table.of(&address);
+        let queue = address.queue();
+        let mut is_stale = None;
         let (kind, body, subject) = match message {
-            Message::Execute { id, version, .. } => {
-                let queue = address.queue();
-                if !self.lock().offers.note(id, *version, queue, source) {
+            Message::Execute {
+                id,
+                version,
+                retry_at,
+                ..
+            } => {
+                let offer = Offer {
+                    version: *version,
+                    queue: queue.clone(),
+                    retry_at: *retry_at,
+                };
+                is_stale = self.lock().offers.note(id, offer, source);
+                if is_stale.is_none() {
                     return true;
                 }
                 let body = message::execute(&self.settings.server_url, id, *version);
@@ -256,7 +264,10 @@ impl Outbox {
         };
         METRICS.message(kind);
         let is_refused = Arc::new(AtomicBool::new(false));
-        let receipt = self.receipt(subject, is_refused.clone());
+        let mut receipt = self.receipt(subject, is_refused.clone());
+        if let Some(is_stale) = is_stale {
+            receipt = receipt.unless(is_stale);
+        }
         match transport {
             Some(transport) => {
                 transport.send(Outgoing {
@@ -270,7 +281,14 @@ impl Outbox {
                 receipt.report(Outcome::Disabled);
             }
         }
-        !is_refused.load(Ordering::Relaxed)
+        let is_refused = is_refused.load(Ordering::Relaxed);
+        let has_room =
+            || transports.streams.is_listened(&queue) && !transports.streams.is_full(&queue);
+        if is_refused && source == Source::Dispatch && has_room() {
+            // There was none when it came. Whoever has some by now was told so too early.
+            self.pump([queue], Start::Reached);
+        }
+        !is_refused
     }
 
     /// Books the outcome: of an `execute` there is nothing to book, its task's retry stands behind it.
@@ -278,7 +296,7 @@ impl Outbox {
         let outbox = self.clone();
         Receipt::new(move |outcome| {
             let status = match outcome {
-                Outcome::Delivered => "success",
+                Outcome::Delivered | Outcome::Written(_) => "success",
                 Outcome::Failed => "error",
                 Outcome::Nobody | Outcome::Disabled => "dropped",
             };
@@ -289,8 +307,16 @@ impl Outbox {
             match (subject, outcome) {
                 // What failed is offered by its retry, not as soon as there is room again.
                 (Subject::Execute(..), Outcome::Delivered | Outcome::Failed) => {}
-                (Subject::Execute(id, version), _) => outbox.lock().offers.forget(&id, version),
-                (Subject::Unblock((promise, address)), Outcome::Delivered) => {
+                (Subject::Execute(id, version), Outcome::Written(stream)) => {
+                    outbox.lock().offers.written(&id, version, stream);
+                }
+                (Subject::Execute(id, version), Outcome::Nobody | Outcome::Disabled) => {
+                    outbox.lock().miss(&id, version);
+                }
+                (
+                    Subject::Unblock((promise, address)),
+                    Outcome::Delivered | Outcome::Written(_),
+                ) => {
                     outbox.finish(Step::UnblockDone { promise, address });
                 }
                 (Subject::Unblock((promise, address)), Outcome::Failed | Outcome::Disabled) => {
@@ -331,7 +357,7 @@ impl Outbox {
         self.emit(held.into_values().collect(), now);
         if !is_paused {
             // What was enqueued meanwhile waits in the store.
-            self.pump_soon(self.listened_queues().iter().cloned());
+            self.pump_soon(self.listened_queues());
         }
     }
 
@@ -340,9 +366,27 @@ impl Outbox {
         self.lock().held.values().cloned().collect()
     }
 
-    /// Takes note of tasks that are no longer pending at the version offered.
+    /// Takes note of tasks that are no longer pending at the version offered, or to be offered.
     pub fn committed(&self, changes: &Changes) {
-        self.lock().offers.committed(changes);
+        let mut state = self.lock();
+        state.offers.committed(changes);
+        if state.held_back.is_empty() {
+            return;
+        }
+        for change in &changes.objects {
+            let task = change.before.as_ref().and_then(|o| o.task.as_ref());
+            let Some((task, offer_at)) = task.and_then(|task| Some((task, task.offer_at?))) else {
+                continue;
+            };
+            let is_same = change.after.task.as_ref().is_some_and(|after| {
+                (after.state, after.version, after.offer_at)
+                    == (task.state, task.version, task.offer_at)
+            });
+            if !is_same {
+                let id = change.after.promise.id.clone();
+                state.held_back.remove(&(offer_at, id));
+            }
+        }
     }
 
     /// Forgets everything held (`debug.reset`).
@@ -352,13 +396,18 @@ impl Outbox {
         state.held_back.clear();
         state.offers.clear();
         state.backing_off.clear();
+        state.backlog.retain(|_| false);
     }
 
     /// Has everything that waits in these queues offered.
     pub fn pump_soon(&self, queues: impl IntoIterator<Item = Id>) {
+        self.pump(queues, Start::First);
+    }
+
+    fn pump(&self, queues: impl IntoIterator<Item = Id>, from: Start) {
         let mut state = self.lock();
         for queue in queues {
-            state.backlog.add(queue);
+            state.backlog.add(&queue, from);
         }
         drop(state);
         self.to_pump.notify_one();
@@ -369,14 +418,13 @@ impl Outbox {
         // An earlier run may have ended in the middle of a pump; before the first, pushes and publishes
         // wait.
         self.lock().backlog.clear();
-        let queues = self.listened_queues();
+        self.page_done();
         // The pushes and publishes of other servers are under way. Those that one left behind are offered
         // when they are due again.
-        let is_alone = self.settings.cluster.is_none();
-        let queues = queues
-            .iter()
-            .filter(|queue| is_alone || !address::is_served_anywhere(queue));
-        self.pump_soon(queues.cloned());
+        self.pump_soon(match self.settings.cluster {
+            None => self.listened_queues(),
+            Some(_) => self.local_queues(),
+        });
         tokio::join!(
             self.book_finished(engine),
             self.send_held_back(engine),
@@ -388,6 +436,15 @@ impl Outbox {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Nobody has this task any more, or yet.
+    fn miss(&mut self, id: &Id, version: i64) {
+        if let Some(offer) = self.offers.forget(id, version) {
+            self.backlog.missed(&offer.queue, id, offer.retry_at);
+        }
     }
 }
 
@@ -423,22 +480,21 @@ pub struct Observer(pub std::sync::Weak<Outbox>);
 impl poll::Observer for Observer {
     fn opened(&self, queues: poll::Queues) {
         if let Some(outbox) = self.0.upgrade() {
-            outbox.pump_soon(queues);
-            outbox.announce();
+            outbox.announce(&queues);
+            outbox.pump(queues, Start::Reached);
         }
     }
 
-    fn closed(&self, queues: poll::Queues) {
+    fn closed(&self, queues: poll::Queues, stream: StreamId) {
         if let Some(outbox) = self.0.upgrade() {
-            outbox.lock().offers.forget_queues(&queues);
-            outbox.hand_over(&queues);
-            outbox.pump_soon(queues);
+            outbox.announce(&queues);
+            outbox.hand_over(&queues, stream);
         }
     }
 
     fn room(&self, queues: poll::Queues) {
         if let Some(outbox) = self.0.upgrade() {
-            outbox.pump_soon(queues);
+            outbox.pump(queues, Start::Reached);
         }
     }
 }
@@ -449,7 +505,7 @@ impl Observer {
         let outbox = self.0.clone();
         Box::new(move || {
             if let Some(outbox) = outbox.upgrade() {
-                outbox.pump_soon([queue.clone()]);
+                outbox.pump([queue.clone()], Start::Reached);
             }
         })
     }

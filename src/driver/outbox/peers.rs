@@ -15,8 +15,10 @@ use crate::machine::workspace::Message;
 use crate::protocol::address::{self, Address, Cast, Poll, anycast_queue, unicast_queue};
 use crate::protocol::record::{Id, Promise};
 use crate::store::DeadlineKey;
+use crate::transport::StreamId;
 
-use super::offers::Source;
+use super::backlog::Start;
+use super::offers::{Lost, Source};
 use super::{Bodies, Outbox};
 
 /// Where a message goes.
@@ -45,14 +47,19 @@ impl Outbox {
             self.send(message, Source::Dispatch, bodies);
             return;
         };
-        let (Message::Execute { address, .. } | Message::Unblock { address, .. }) = message;
-        let address = Address::parse(address, &self.settings.address_rules);
+        let address = Address::parse(message.address(), &self.settings.address_rules);
         let route = match &address {
             Some(Address::Poll(poll)) => self.route(cluster, poll),
-            // Where no server runs scripts, this one says so.
-            Some(Address::Bash(_)) if !self.is_listened(address::BASH_QUEUE) => cluster
-                .listener(address::BASH_QUEUE)
-                .map_or(Route::Here, Route::To),
+            Some(Address::Bash(_)) if !self.is_listened(address::BASH_QUEUE) => {
+                match cluster.listener(address::BASH_QUEUE) {
+                    Some(node) => Route::To(node),
+                    None => {
+                        // One may have started just now. Where none runs scripts, this one says so.
+                        cluster.wake([address::bash_queue()]);
+                        Route::Here
+                    }
+                }
+            }
             _ => Route::Here,
         };
         match route {
@@ -92,19 +99,50 @@ impl Outbox {
         }
     }
 
-    /// Streams have opened.
-    pub(super) fn announce(&self) {
+    /// A stream of these queues has opened or closed.
+    pub(super) fn announce(&self, queues: &[Id]) {
         if let Some(cluster) = self.cluster() {
-            cluster.announce();
+            cluster.announce(queues);
         }
     }
 
-    /// Streams have closed: what they were told, and may not have acted upon, others are to be told.
-    pub(super) fn hand_over(&self, queues: &[Id]) {
+    /// A stream has closed: what it was told, and may not have acted upon, others are to be told.
+    pub(super) fn hand_over(&self, queues: &[Id], stream: StreamId) {
+        let (here, deserted): (Vec<Id>, Vec<Id>) = queues
+            .iter()
+            .cloned()
+            .partition(|queue| self.is_listened(queue));
+        let lost = {
+            let mut state = self.lock();
+            let lost = state.offers.forget_stream(stream);
+            if let Lost::Tasks(tasks) = &lost {
+                for (queue, id, retry_at) in tasks {
+                    state.backlog.missed(queue, id, *retry_at);
+                }
+            }
+            for queue in &deserted {
+                state.backlog.forget(queue);
+            }
+            lost
+        };
+        match lost {
+            Lost::Tasks(tasks) if tasks.is_empty() => {}
+            Lost::Tasks(_) => self.pump(here, Start::Reached),
+            Lost::Unknown => self.pump(here, Start::First),
+        }
         if let Some(cluster) = self.cluster() {
-            let deserted = queues.iter().filter(|queue| !self.is_listened(queue));
-            cluster.wake(deserted.cloned());
-            cluster.announce();
+            cluster.wake(deserted);
+        }
+    }
+
+    /// Whether a message to an address of this queue is this node's to deliver, should a stream have room.
+    pub(super) fn is_for_here(&self, address: &str) -> bool {
+        let Some(cluster) = self.cluster() else {
+            return true;
+        };
+        match Address::parse(address, &self.settings.address_rules) {
+            Some(Address::Poll(poll)) => self.route(cluster, &poll) == Route::Here,
+            _ => true,
         }
     }
 }
@@ -119,8 +157,12 @@ pub struct Ear {
 
 #[async_trait]
 impl Inbox for Ear {
-    fn listened(&self) -> Arc<[Id]> {
+    fn listened(&self) -> Vec<Id> {
         self.outbox.local_queues()
+    }
+
+    fn is_listened(&self, queue: &str) -> bool {
+        self.outbox.is_listened(queue)
     }
 
     fn woken(&self, queues: &[Id]) {
@@ -141,11 +183,13 @@ impl Inbox for Ear {
                     id,
                     version,
                     address,
+                    retry_at,
                 } => Message::Execute {
                     id,
                     version,
                     address,
                     offer_at: 0,
+                    retry_at,
                 },
                 Parcel::Unblock { promise, address } => match settled.get(&promise) {
                     Some(promise) => Message::Unblock {

@@ -35,8 +35,8 @@ use crate::protocol::record::{Id, Millis, Promise, Schedule, Tags};
 use super::columns;
 use super::rows::{self, json, limit};
 use super::{
-    Changes, Deadline, Dump, Loaded, Need, PromisePage, QueueCursor, Queues, Result, SchedulePage,
-    Store, TaskPage, Transaction, Waiting, WaitingCount, WaitingKind,
+    Changes, Deadline, Dump, Loaded, MessageKind, Need, PromisePage, QueueCursor, Queues, Result,
+    SchedulePage, Store, TaskPage, Transaction, Waiting, WaitingCount, WaitingKind,
 };
 use error::classify;
 use file::LockFile;
@@ -216,6 +216,7 @@ impl Store for SqliteStore {
     async fn waiting(
         &self,
         queue: &str,
+        kind: MessageKind,
         now: Millis,
         after: Option<&QueueCursor>,
         rows: usize,
@@ -224,19 +225,22 @@ impl Store for SqliteStore {
             Some((at, id, address)) => (*at, &**id, &**address),
             None => (Millis::MIN, "", ""),
         };
-        let page = |sql| {
-            sqlx::query(sql)
-                .bind(queue)
-                .bind(now)
-                .bind(at)
-                .bind(id)
-                .bind(address)
-                .bind(limit(rows))
+        let statement = match kind {
+            MessageKind::Execute => sql::WAITING_EXECUTES,
+            MessageKind::Unblock => sql::WAITING_UNBLOCKS,
         };
-        let executes = self.all(page(sql::WAITING_EXECUTES), columns::waiting_execute);
-        let executes = executes.await?;
-        let unblocks = self.all(page(sql::WAITING_UNBLOCKS), columns::waiting_unblock);
-        Ok(columns::merged(executes, unblocks.await?, rows))
+        let decode = match kind {
+            MessageKind::Execute => columns::waiting_execute,
+            MessageKind::Unblock => columns::waiting_unblock,
+        };
+        let page = sqlx::query(statement)
+            .bind(queue)
+            .bind(now)
+            .bind(at)
+            .bind(id)
+            .bind(address)
+            .bind(limit(rows));
+        self.all(page, decode).await
     }
 
     async fn queues(&self, kind: WaitingKind, after: Option<&str>, rows: usize) -> Result<Vec<Id>> {

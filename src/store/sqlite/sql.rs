@@ -1,10 +1,12 @@
 //! The statements. Ids and rows come in as JSON arrays, so every text is constant and every
 //! statement serves a batch of any size.
 //!
-//! Three habits need an explanation. `AS MATERIALIZED` renders each row of an array once, not once per
+//! Four habits need an explanation. `AS MATERIALIZED` renders each row of an array once, not once per
 //! column. `CROSS JOIN` fixes the order of a join: SQLite would otherwise
 //! guess how long the arrays are. A page starts at `id >= coalesce(?1, '') AND id IS NOT ?1`: one
-//! range of the key's index, whether there is a cursor or not.
+//! range of the key's index, whether there is a cursor or not. `LIMIT ?n + 0` hides from the planner that
+//! the limit is a parameter: it would otherwise look at its value, and prepare the statement anew every
+//! time.
 
 use crate::store::columns::{object_columns, promise_columns, schedule_columns};
 
@@ -73,7 +75,7 @@ pub const PROMISES: &str = concat!(
         AND (?2 IS NULL OR p.state = ?2 OR (p.state = 'pending' AND p.timeout_at <= ?3))
         AND ",
     tags_contain!("p.tags", "?4"),
-    " ORDER BY p.id LIMIT ?5"
+    " ORDER BY p.id LIMIT ?5 + 0"
 );
 
 /// A page of tasks: after ?1, in state ?2 or with a promise due at ?3, at most ?4.
@@ -84,7 +86,7 @@ pub const TASKS: &str = concat!(
     FROM tasks AS t CROSS JOIN promises AS p ON p.id = t.id
     WHERE t.id >= coalesce(?1, '') AND t.id IS NOT ?1
         AND (?2 IS NULL OR t.state = ?2 OR (p.state = 'pending' AND p.timeout_at <= ?3))
-    ORDER BY t.id LIMIT ?4"
+    ORDER BY t.id LIMIT ?4 + 0"
 );
 
 /// A page of schedules: after ?1, with tags ?2, at most ?3.
@@ -95,7 +97,7 @@ pub const SCHEDULES: &str = concat!(
     WHERE s.id >= coalesce(?1, '') AND s.id IS NOT ?1
         AND ",
     tags_contain!("s.promise_tags", "?2"),
-    " ORDER BY s.id LIMIT ?3"
+    " ORDER BY s.id LIMIT ?3 + 0"
 );
 
 /// Deadlines up to ?1, at most ?2: (instant, kind, id, address). Every arm walks one index in order and
@@ -106,36 +108,36 @@ macro_rules! due {
             "SELECT * FROM (
                 SELECT timeout_at AS at, 0 AS kind, id, '' AS address FROM promises
                 WHERE state = 'pending' AND armed = 1 AND timeout_at <= ?1
-                ORDER BY timeout_at, id LIMIT ?2)
+                ORDER BY timeout_at, id LIMIT ?2 + 0)
             UNION ALL SELECT * FROM (
                 SELECT expires_at, 0, id, '' FROM tasks
                 WHERE state = 'acquired' AND expires_at <= ?1
-                ORDER BY expires_at, id LIMIT ?2)
+                ORDER BY expires_at, id LIMIT ?2 + 0)
             UNION ALL SELECT * FROM (
                 SELECT retry_at, 0, id, '' FROM tasks
                 WHERE state = 'pending' AND queue IS NULL AND retry_at <= ?1
-                ORDER BY retry_at, id LIMIT ?2)
+                ORDER BY retry_at, id LIMIT ?2 + 0)
             UNION ALL SELECT * FROM (
                 SELECT retry_at, 0, id, '' FROM tasks
                 WHERE state = 'pending' AND queue ",
             $queues,
             " AND retry_at <= ?1
-                ORDER BY retry_at, id LIMIT ?2)
+                ORDER BY retry_at, id LIMIT ?2 + 0)
             UNION ALL SELECT * FROM (
                 SELECT next_run_at, 1, id, '' FROM schedules
                 WHERE next_run_at <= ?1
-                ORDER BY next_run_at, id LIMIT ?2)
+                ORDER BY next_run_at, id LIMIT ?2 + 0)
             UNION ALL SELECT * FROM (
                 SELECT retry_at, 2, promise_id, address FROM listeners
                 WHERE enqueued_at IS NOT NULL AND queue IS NULL AND retry_at <= ?1
-                ORDER BY retry_at, promise_id, address LIMIT ?2)
+                ORDER BY retry_at, promise_id, address LIMIT ?2 + 0)
             UNION ALL SELECT * FROM (
                 SELECT retry_at, 2, promise_id, address FROM listeners
                 WHERE enqueued_at IS NOT NULL AND queue ",
             $queues,
             " AND retry_at <= ?1
-                ORDER BY retry_at, promise_id, address LIMIT ?2)
-            ORDER BY 1, 2, 3, 4 LIMIT ?2"
+                ORDER BY retry_at, promise_id, address LIMIT ?2 + 0)
+            ORDER BY 1, 2, 3, 4 LIMIT ?2 + 0"
         )
     };
 }
@@ -151,7 +153,7 @@ pub const WAITING_EXECUTES: &str = "
     SELECT t.retry_at, t.id, t.target, t.version FROM tasks AS t
     WHERE t.state = 'pending' AND t.queue = ?1 AND t.offer_at <= ?2
         AND (t.retry_at, t.id, t.target) > (?3, ?4, ?5)
-    ORDER BY t.retry_at, t.id LIMIT ?6";
+    ORDER BY t.retry_at, t.id LIMIT ?6 + 0";
 
 /// Unblocks waiting in queue ?1, enqueued by ?2, after (?3, ?4, ?5), at most ?6.
 pub const WAITING_UNBLOCKS: &str = concat!(
@@ -161,7 +163,7 @@ pub const WAITING_UNBLOCKS: &str = concat!(
     FROM listeners AS l CROSS JOIN promises AS p ON p.id = l.promise_id
     WHERE l.enqueued_at IS NOT NULL AND l.queue = ?1 AND l.enqueued_at <= ?2
         AND (l.retry_at, l.promise_id, l.address) > (?3, ?4, ?5)
-    ORDER BY l.retry_at, l.promise_id, l.address LIMIT ?6"
+    ORDER BY l.retry_at, l.promise_id, l.address LIMIT ?6 + 0"
 );
 
 /// The queues after ?1 that tasks wait in, at most ?2: a jump in the index for each.
@@ -173,7 +175,7 @@ pub const QUEUES_OF_EXECUTES: &str = "
             ORDER BY t.queue LIMIT 1)
         FROM found WHERE queue IS NOT NULL
     )
-    SELECT queue FROM found WHERE queue IS NOT NULL LIMIT ?2";
+    SELECT queue FROM found WHERE queue IS NOT NULL LIMIT ?2 + 0";
 
 /// The queues after ?1 that unblocks wait in, at most ?2.
 pub const QUEUES_OF_UNBLOCKS: &str = "
@@ -185,27 +187,27 @@ pub const QUEUES_OF_UNBLOCKS: &str = "
             ORDER BY l.queue LIMIT 1)
         FROM found WHERE queue IS NOT NULL
     )
-    SELECT queue FROM found WHERE queue IS NOT NULL LIMIT ?2";
+    SELECT queue FROM found WHERE queue IS NOT NULL LIMIT ?2 + 0";
 
 /// Of the first ?3 executes in queue ?1, those offered by ?2: (address, how many, since when).
 pub const COUNT_EXECUTES: &str = "
     SELECT target, count(*), min(offer_at) FROM (
         SELECT target, offer_at FROM tasks WHERE state = 'pending' AND queue = ?1
-        ORDER BY retry_at, id LIMIT ?3
+        ORDER BY retry_at, id LIMIT ?3 + 0
     ) AS first WHERE offer_at <= ?2 GROUP BY target";
 
 /// Of the first ?3 unblocks in queue ?1, those enqueued by ?2: (address, how many, since when).
 pub const COUNT_UNBLOCKS: &str = "
     SELECT address, count(*), min(enqueued_at) FROM (
         SELECT address, enqueued_at FROM listeners WHERE enqueued_at IS NOT NULL AND queue = ?1
-        ORDER BY retry_at, promise_id LIMIT ?3
+        ORDER BY retry_at, promise_id LIMIT ?3 + 0
     ) AS first WHERE enqueued_at <= ?2 GROUP BY address";
 
 /// Unblocks enqueued by ?1, oldest first, at most ?2.
 pub const STALE_UNBLOCKS: &str = "
     SELECT promise_id, address FROM listeners
     WHERE enqueued_at IS NOT NULL AND enqueued_at <= ?1
-    ORDER BY enqueued_at, promise_id, address LIMIT ?2";
+    ORDER BY enqueued_at, promise_id, address LIMIT ?2 + 0";
 
 /// All objects.
 pub const DUMP_OBJECTS: &str = concat!(

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::store::{
-    Deadline, DeadlineKey, PromisePage, QueueCursor, Queues, SchedulePage, TaskPage, Waiting,
-    WaitingCount, WaitingKind,
+    Deadline, DeadlineKey, MessageKind, PromisePage, QueueCursor, Queues, SchedulePage, TaskPage,
+    Waiting, WaitingCount, WaitingKind,
 };
 
 pub(super) fn first(limit: usize) -> PromisePage {
@@ -359,47 +359,53 @@ pub(crate) async fn waiting_messages_come_in_pages(store: &dyn Store) {
         ],
     )
     .await;
-    let expected = ["b 10", "e 10", "c 20", "d 20", "d 20", "a 30"];
-    for limit in [1, 2, 3, 100] {
-        let mut seen = Vec::new();
-        let mut after: Option<QueueCursor> = None;
-        loop {
-            let page = store.waiting("any@g", 100, after.as_ref(), limit);
-            let page = page.await.unwrap();
-            assert!(page.len() <= limit);
-            let Some(last) = page.last() else { break };
-            let (at, name, address) = last.position();
-            after = Some((at, id(name), id(address)));
-            for message in &page {
-                let (at, name, _) = message.position();
-                seen.push(format!("{name} {at}"));
+    for (kind, expected) in [
+        (MessageKind::Execute, &["b 10", "c 20", "a 30"][..]),
+        (MessageKind::Unblock, &["e 10", "d 20", "d 20"]),
+    ] {
+        for limit in [1, 2, 3, 100] {
+            let mut seen = Vec::new();
+            let mut after: Option<QueueCursor> = None;
+            loop {
+                let page = store.waiting("any@g", kind, 100, after.as_ref(), limit);
+                let page = page.await.unwrap();
+                assert!(page.len() <= limit);
+                let Some(last) = page.last() else { break };
+                after = Some(last.position());
+                for message in &page {
+                    let (at, name, _) = message.position();
+                    seen.push(format!("{name} {at}"));
+                }
             }
+            assert_eq!(seen, expected, "in pages of {limit}");
         }
-        assert_eq!(seen, expected, "in pages of {limit}");
     }
-    let all = store.waiting("any@g", 100, None, 100).await.unwrap();
+    let all = async |queue, kind| store.waiting(queue, kind, 100, None, 100).await.unwrap();
     let execute = Waiting::Execute {
         id: id("b"),
         version: 0,
         address: id("poll://any@g/x"),
         retry_at: 10,
     };
+    assert_eq!(all("any@g", MessageKind::Execute).await[0], execute);
     let unblock = Waiting::Unblock {
         promise: unblocking("e", address, 3, 10).promise,
         address: id(address),
         retry_at: 10,
     };
-    assert_eq!(all[..2], [execute, unblock]);
-    assert_eq!(store.waiting("any@x", 100, None, 9).await.unwrap(), []);
+    assert_eq!(all("any@g", MessageKind::Unblock).await[0], unblock);
+    assert_eq!(all("any@x", MessageKind::Execute).await, []);
 }
 
 pub(crate) async fn messages_not_yet_offered_do_not_wait(store: &dyn Store) {
     let mut delayed = pending("delayed", "poll://any@g", 90);
     delayed.task.as_mut().unwrap().offer_at = Some(50);
     insert(store, [delayed, unblocking("e", "poll://any@g", 50, 80)]).await;
-    let waiting = async |now| store.waiting("any@g", now, None, 9).await.unwrap().len();
-    assert_eq!(waiting(49).await, 0);
-    assert_eq!(waiting(50).await, 2);
+    for kind in [MessageKind::Execute, MessageKind::Unblock] {
+        let waiting = async |now| store.waiting("any@g", kind, now, None, 9).await.unwrap();
+        assert_eq!(waiting(49).await, []);
+        assert_eq!(waiting(50).await.len(), 1);
+    }
 }
 
 pub(crate) async fn stale_unblocks_are_found_by_age(store: &dyn Store) {

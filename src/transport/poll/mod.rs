@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
-use self::table::{Key, Routed, Table};
-use super::{Outcome, Outgoing, Transport};
+use self::table::{Routed, Table};
+use super::{Outcome, Outgoing, StreamId, Transport};
 use crate::protocol::address::Address;
 use crate::protocol::record::Id;
 
@@ -63,7 +63,7 @@ pub trait Observer: Send + Sync {
     /// A connection registered.
     fn opened(&self, queues: Queues);
     /// A connection is gone, and with it what it was told and may not have acted upon.
-    fn closed(&self, queues: Queues);
+    fn closed(&self, queues: Queues, stream: StreamId);
     /// A connection that had refused messages has drained to half of its buffer.
     fn room(&self, queues: Queues);
 }
@@ -147,14 +147,25 @@ impl Hub {
         self.lock().table.linked()
     }
 
-    /// Every queue that somebody is connected for. Computed once per change.
-    pub fn listened_queues(&self) -> Arc<[Id]> {
+    /// Every queue that somebody is connected for.
+    pub fn listened_queues(&self) -> Vec<Id> {
         self.lock().table.listened()
     }
 
     /// Whether somebody is connected for a queue.
     pub fn is_listened(&self, queue: &str) -> bool {
         self.lock().table.is_listened(queue)
+    }
+
+    /// How many queues somebody is connected for.
+    pub fn listened(&self) -> usize {
+        self.lock().table.listened_len()
+    }
+
+    /// Whether a message to a queue was refused for want of room, and there was none since: once there is,
+    /// the observer is told.
+    pub fn is_full(&self, queue: &str) -> bool {
+        self.lock().table.is_full(queue)
     }
 
     /// Refuses new connections and messages, and lets every stream end once what is queued was written.
@@ -177,7 +188,7 @@ impl Hub {
     }
 
     /// The next message of a connection, and whether none will be queued any more.
-    fn take(&self, key: Key, waker: &Waker) -> (Option<Outgoing>, bool) {
+    fn take(&self, key: StreamId, waker: &Waker) -> (Option<Outgoing>, bool) {
         let taken = self.lock().table.take(key, waker);
         if let Some(queues) = &taken.room {
             self.shared.observer.room(queues.clone());
@@ -185,7 +196,7 @@ impl Hub {
         (taken.message, taken.is_leaving)
     }
 
-    fn unlink(&self, key: Key) {
+    fn unlink(&self, key: StreamId) {
         let room = self.lock().table.unlink(key);
         if let Some(queues) = room {
             self.shared.observer.room(queues);
@@ -193,7 +204,7 @@ impl Hub {
     }
 
     /// Forgets a connection and hands on what it did not deliver.
-    fn remove(&self, key: Key, taken: Option<Outgoing>) {
+    fn remove(&self, key: StreamId, taken: Option<Outgoing>) {
         let left = self.lock().table.remove(key);
         for message in taken.into_iter().chain(left.buffer) {
             self.offer(message);
@@ -202,7 +213,7 @@ impl Hub {
             self.shared.observer.room(queues);
         }
         if let Some(queues) = left.queues {
-            self.shared.observer.closed(queues);
+            self.shared.observer.closed(queues, key);
         }
     }
 

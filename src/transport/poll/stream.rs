@@ -18,8 +18,7 @@ use futures_util::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Hub;
-use super::table::Key;
-use crate::transport::{Outcome, Outgoing};
+use crate::transport::{Outcome, Outgoing, StreamId};
 
 /// Sent at once, so that headers and a first byte leave before there is a message.
 const GREETING: &[u8] = b": ok\n\n";
@@ -31,7 +30,7 @@ const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 pub struct Connection(Seat);
 
 impl Connection {
-    pub(super) fn new(hub: Hub, key: Key) -> Connection {
+    pub(super) fn new(hub: Hub, key: StreamId) -> Connection {
         Connection(Seat {
             hub,
             key,
@@ -63,7 +62,7 @@ impl Connection {
 #[derive(Debug)]
 struct Seat {
     hub: Hub,
-    key: Key,
+    key: StreamId,
     /// Handed to the connection writer, which did not come back yet.
     taken: Option<Outgoing>,
 }
@@ -92,7 +91,7 @@ impl Stream for Events {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         if let Some(message) = this.seat.taken.take() {
-            message.receipt.report(Outcome::Delivered);
+            message.receipt.report(Outcome::Written(this.seat.key));
         }
         if !this.is_greeted {
             this.is_greeted = true;

@@ -12,20 +12,17 @@
 //! A group keeps its members with room in front of those without, so that one random index chooses
 //! uniformly among the former, however many there are of either.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::task::Waker;
 
 use super::Queues;
 use crate::protocol::address::{Address, Cast, Poll, anycast_queue, spellings, unicast_queue};
 use crate::protocol::record::Id;
-use crate::transport::Outgoing;
+use crate::transport::{Outgoing, StreamId as Key};
 
 #[cfg(test)]
 mod tests;
-
-/// Names a connection; a newer one has a greater key.
-pub(super) type Key = u64;
 
 /// All connections of a hub.
 pub(super) struct Table {
@@ -36,8 +33,8 @@ pub(super) struct Table {
     groups: HashMap<Arc<str>, Group>,
     /// How many linked connections serve each queue. In order: so are the queues in messages to others.
     queues: BTreeMap<Id, usize>,
-    /// The keys of `queues`, unless they changed since somebody asked.
-    listened: Option<Arc<[Id]>>,
+    /// Queues that found everybody full, until one of those who serve them has drained.
+    full: HashSet<Id>,
     linked: usize,
 }
 
@@ -49,8 +46,6 @@ struct Seat {
     waker: Option<Waker>,
     /// Index among the members of its group; none once unlinked.
     place: Option<usize>,
-    /// A unicast found the buffer full.
-    has_refused: bool,
 }
 
 #[derive(Default)]
@@ -60,8 +55,6 @@ struct Group {
     roomy: usize,
     /// Never an empty list; the newest last.
     by_id: HashMap<Arc<str>, Vec<Key>>,
-    /// An anycast found every member full.
-    has_refused: bool,
 }
 
 /// What became of a message that was offered.
@@ -102,7 +95,7 @@ impl Table {
             seats: BTreeMap::new(),
             groups: HashMap::new(),
             queues: BTreeMap::new(),
-            listened: None,
+            full: HashSet::new(),
             linked: 0,
         }
     }
@@ -117,13 +110,19 @@ impl Table {
         self.queues.contains_key(queue)
     }
 
+    /// How many queues linked connections serve.
+    pub fn listened_len(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// Whether the queue has found everybody full, and nobody has drained since.
+    pub fn is_full(&self, queue: &str) -> bool {
+        self.full.contains(queue)
+    }
+
     /// Every queue that a linked connection serves.
-    pub fn listened(&mut self) -> Arc<[Id]> {
-        let queues = &self.queues;
-        Arc::clone(
-            self.listened
-                .get_or_insert_with(|| queues.keys().cloned().collect()),
-        )
+    pub fn listened(&self) -> Vec<Id> {
+        self.queues.keys().cloned().collect()
     }
 
     /// Links a new connection, the newest of its id.
@@ -143,11 +142,12 @@ impl Table {
 
         let queues = [anycast_queue(group), unicast_queue(group, &id)];
         for queue in &queues {
+            // The new one has room.
+            self.full.remove(queue);
             if let Some(count) = self.queues.get_mut(queue) {
                 *count += 1;
             } else {
                 self.queues.insert(Arc::clone(queue), 1);
-                self.listened = None;
             }
         }
         let place = members.members.len();
@@ -161,7 +161,6 @@ impl Table {
                 buffer: VecDeque::new(),
                 waker: None,
                 place: Some(place),
-                has_refused: false,
             },
         );
         swap(&mut members.members, &mut self.seats, place, members.roomy);
@@ -214,10 +213,10 @@ impl Table {
             return taken;
         };
         let length = seat.buffer.len();
-        if length <= self.buffer_size / 2 && (seat.has_refused || group.has_refused) {
-            seat.has_refused = false;
-            group.has_refused = false;
-            taken.room = Some(seat.queues.clone());
+        if length <= self.buffer_size / 2 && !self.full.is_empty() {
+            let [any, uni] = &seat.queues;
+            let (any, uni) = (self.full.remove(any), self.full.remove(uni));
+            taken.room = (any || uni).then(|| seat.queues.clone());
         }
         if length + 1 == self.buffer_size {
             swap(&mut group.members, &mut self.seats, place, group.roomy);
@@ -231,14 +230,16 @@ impl Table {
         let seat = self.seats.get_mut(&key)?;
         let mut place = seat.place.take()?;
         let (group_name, id) = (Arc::clone(&seat.group), Arc::clone(&seat.id));
-        let (queues, has_refused) = (seat.queues.clone(), seat.has_refused);
+        let queues = seat.queues.clone();
+        // What it refused as the newest of its id, the next newest may have room for.
+        let has_refused = self.full.remove(&queues[1]);
         self.linked -= 1;
         for queue in &queues {
             if let Some(count) = self.queues.get_mut(queue) {
                 *count -= 1;
                 if *count == 0 {
                     self.queues.remove(queue);
-                    self.listened = None;
+                    self.full.remove(queue);
                 }
             }
         }
@@ -255,19 +256,18 @@ impl Table {
         if let Some(seat) = self.seats.get_mut(&key) {
             seat.place = None;
         }
-        let mut is_last_of_id = true;
         if let Some(keys) = group.by_id.get_mut(&id) {
             keys.retain(|other| *other != key);
-            is_last_of_id = keys.is_empty();
-        }
-        if is_last_of_id {
-            group.by_id.remove(&id);
+            if keys.is_empty() {
+                group.by_id.remove(&id);
+            }
         }
         if group.members.is_empty() {
             self.groups.remove(&group_name);
+            // Those of another spelling may not be full.
+            self.full.remove(&queues[0]);
         }
-        // What it refused as the newest of its id, the next newest may have room for.
-        (has_refused && !is_last_of_id).then_some(queues)
+        (has_refused && self.is_listened(&queues[1])).then_some(queues)
     }
 
     /// Forgets a connection.
@@ -288,7 +288,7 @@ impl Table {
     pub fn unlink_all(&mut self) -> Vec<Waker> {
         self.groups.clear();
         self.queues.clear();
-        self.listened = None;
+        self.full.clear();
         self.linked = 0;
         let seats = self.seats.values_mut();
         seats
@@ -304,8 +304,8 @@ impl Table {
             (Cast::Uni, Some(id)) => {
                 let key = self.newest(&poll.group, id)?;
                 let has_room = self.has_room(key);
-                if !has_room && let Some(seat) = self.seats.get_mut(&key) {
-                    seat.has_refused = true;
+                if !has_room && let Some(seat) = self.seats.get(&key) {
+                    self.full.insert(seat.queues[1].clone());
                 }
                 has_room.then_some(key)
             }
@@ -332,10 +332,9 @@ impl Table {
         let roomy = |table: &Table, name: &str| table.groups.get(name).map_or(0, |g| g.roomy);
         let total: usize = spellings(group).map(|name| roomy(self, &name)).sum();
         if total == 0 {
-            for name in spellings(group) {
-                if let Some(group) = self.groups.get_mut(&*name) {
-                    group.has_refused = true;
-                }
+            let member = spellings(group).find_map(|name| self.groups.get(&*name)?.members.first());
+            if let Some(seat) = member.and_then(|key| self.seats.get(key)) {
+                self.full.insert(seat.queues[0].clone());
             }
             return None;
         }

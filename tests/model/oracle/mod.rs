@@ -178,13 +178,15 @@ impl Oracle {
         task.state = TaskState::Pending;
         (task.pid, task.ttl) = (None, None);
         (task.expires_at, task.claimed_at) = (None, None);
-        task.retry_at = Some(now.saturating_add(retry));
+        let retry_at = now.saturating_add(retry);
+        task.retry_at = Some(retry_at);
         let (id, version) = (task.id.clone(), task.version);
         self.put(Message::Execute {
             id,
             version,
             address,
             offer_at: now,
+            retry_at,
         });
     }
 

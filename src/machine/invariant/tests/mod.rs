@@ -81,6 +81,7 @@ pub(super) fn execute(id: &str, version: i64, serial: u64) -> Entry {
             version,
             address: WORKER.into(),
             offer_at: NOW,
+            retry_at: NOW + RETRY,
         },
     }
 }
