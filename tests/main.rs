@@ -4,6 +4,7 @@
 //! - `cluster`: several real servers on one database, which die, and whose database dies.
 //! - `model`: random histories through the state machine and the stores, against an oracle.
 //! - `sim`: the whole server in simulated time, by seed: faults of storage, network, workers and processes.
+//! - `linear`: what many clients of real servers see at once, in the order of the machine.
 //! - `tidy`: house rules about the sources.
 //!
 //! Every file is listed here; one that is not is found by [`no_file_is_forgotten`]. Sections, rows and
@@ -31,7 +32,7 @@ mod cluster {
     mod chaos;
     mod client;
     mod database;
-    mod entry;
+    pub mod entry;
     mod ledger;
     mod messages;
     mod relay;
@@ -71,6 +72,8 @@ mod protocol {
     mod task_suspend;
     mod validation;
 }
+
+mod linear;
 
 mod sim;
 
@@ -119,6 +122,7 @@ fn no_file_is_forgotten() {
         ("surface", block("surface")),
         ("model", include_str!("model/mod.rs")),
         ("model/oracle", include_str!("model/oracle/mod.rs")),
+        ("linear", include_str!("linear/mod.rs")),
         ("sim", include_str!("sim/mod.rs")),
     ] {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -29,7 +29,7 @@ mod resolve;
 mod responses;
 pub mod rules;
 mod scopes;
-mod world;
+pub mod world;
 
 /// Steps made by the short form.
 const STEPS: u64 = 50_000;
