@@ -76,7 +76,10 @@ impl Tally {
         self.requests += history.requests.len();
         self.deadlines += history.deadlines.values().map(Vec::len).sum::<usize>();
         for request in &history.requests {
-            *self.answers.entry((request.kind, request.status)).or_default() += 1;
+            *self
+                .answers
+                .entry((request.kind, request.status))
+                .or_default() += 1;
             self.unanswered += usize::from(request.ended.is_none());
         }
     }
@@ -122,7 +125,10 @@ fn operation(request: &Request) -> Operation {
 
 /// What is said of a tree, and what its deadlines do.
 fn calls(history: &History, tree: usize, is_shared: bool) -> Vec<Call<Event>> {
-    let asked = history.requests.iter().filter(|request| request.tree == tree);
+    let asked = history
+        .requests
+        .iter()
+        .filter(|request| request.tree == tree);
     let mut calls: Vec<Call<Event>> = asked
         .map(|request| {
             let answer = (request.status, specified(request.answered.clone()));
@@ -165,7 +171,11 @@ fn check_tree(history: &History, tree: usize, is_shared: bool) -> Result<(), Str
     };
     let calls = calls(history, tree, is_shared);
     let show = |call: usize| {
-        let Call { began, ended, event } = &calls[call];
+        let Call {
+            began,
+            ended,
+            event,
+        } = &calls[call];
         let at = |ns: u64| ns / 1000;
         let ended = ended.map_or("-".to_owned(), |ns| at(ns).to_string());
         format!("  {:>9}..{ended:<9} {event:?}", at(*began))
@@ -298,7 +308,12 @@ fn a_history_that_never_was_is_refused() {
         });
         json!({"task": task, "promise": record, "preload": []})
     };
-    let get = ("promise.get", json!({"id": "a"}), 404, json!("Promise not found"));
+    let get = (
+        "promise.get",
+        json!({"id": "a"}),
+        404,
+        json!("Promise not found"),
+    );
     let is_refused = |requests: &[_]| {
         let refused = check_tree(&history_of(requests), 0, false);
         refused.is_err_and(|error| error.starts_with("not linearizable"))

@@ -24,6 +24,67 @@ const REQUESTS_PER_TREE: usize = 60;
 const PROMISES: usize = 4;
 const HOUR_MS: Millis = 3_600_000;
 
+/// All kinds of requests, and those that make sense in each state: what stands here twice is asked twice as often.
+const KINDS: &[&str] = &[
+    "promise.create",
+    "promise.get",
+    "promise.register_callback",
+    "promise.register_listener",
+    "promise.settle",
+    "task.acquire",
+    "task.continue",
+    "task.create",
+    "task.fence",
+    "task.fulfill",
+    "task.get",
+    "task.halt",
+    "task.heartbeat",
+    "task.release",
+    "task.suspend",
+];
+const NEW: &[&str] = &[
+    "promise.create",
+    "promise.create",
+    "task.create",
+    "promise.get",
+];
+const PENDING: &[&str] = &[
+    "task.acquire",
+    "task.acquire",
+    "task.acquire",
+    "task.get",
+    "promise.register_listener",
+];
+const ACQUIRED: &[&str] = &[
+    "task.suspend",
+    "task.suspend",
+    "task.suspend",
+    "task.suspend",
+    "task.fence",
+    "task.fence",
+    "task.release",
+    "task.release",
+    "task.heartbeat",
+    "task.get",
+    "promise.register_callback",
+    "task.fulfill",
+];
+const PARKED: &[&str] = &[
+    "task.continue",
+    "task.continue",
+    "task.get",
+    "task.get",
+    "promise.get",
+    "promise.register_callback",
+    "task.halt",
+];
+const OVER: &[&str] = &[
+    "promise.get",
+    "promise.settle",
+    "task.get",
+    "promise.register_callback",
+];
+
 /// A request, as its client saw it.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -59,8 +120,17 @@ struct Shared<'a> {
 #[derive(Clone)]
 struct Tree {
     deadlines: [Millis; PROMISES],
-    /// Versions that somebody has seen.
-    versions: [i64; PROMISES],
+    /// What was seen last.
+    known: [Known; PROMISES],
+}
+
+/// What somebody has seen of a promise.
+#[derive(Clone, Default)]
+struct Known {
+    is_there: bool,
+    version: i64,
+    /// Of its task; empty if it has none.
+    state: String,
 }
 
 /// Records a history of a name that is no other's. `meanwhile` runs beside it.
@@ -88,7 +158,9 @@ pub fn record(name: &str, nodes: &Nodes, seed: u64, meanwhile: impl FnOnce()) ->
             .collect();
         meanwhile();
         let requests = clients.into_iter().map(|client| client.join());
-        requests.flat_map(|client| client.expect("clients do not panic")).collect()
+        requests
+            .flat_map(|client| client.expect("clients do not panic"))
+            .collect()
     });
     requests.sort_by_key(|request| request.began);
     let trees = shared.trees.into_inner().unwrap();
@@ -100,7 +172,10 @@ pub fn record(name: &str, nodes: &Nodes, seed: u64, meanwhile: impl FnOnce()) ->
     History {
         requests,
         began_at,
-        deadlines: trees.into_iter().map(|(index, tree)| near(index, tree)).collect(),
+        deadlines: trees
+            .into_iter()
+            .map(|(index, tree)| near(index, tree))
+            .collect(),
     }
 }
 
@@ -180,16 +255,33 @@ impl Client<'_> {
         u64::try_from(self.shared.began.elapsed().as_nanos()).expect("histories are short")
     }
 
+    /// What an answer says of the promise asked about.
     fn learn(&self, request: &Request) {
-        let task = &request.answered["task"];
-        let (Some(id), Some(version)) = (task["id"].as_str(), task["version"].as_i64()) else {
+        let data = &request.data;
+        let id = ["id", "awaiter", "awaited"].map(|name| &data[name]);
+        let id = id.into_iter().chain([&data["action"]["data"]["id"]]);
+        let Some(id) = id.into_iter().find_map(Json::as_str) else {
             return;
         };
+        let promise = (0..PROMISES).find(|n| promise_id(self.shared.name, request.tree, *n) == id);
         let mut trees = lock(&self.shared.trees);
         let tree = trees.get_mut(&request.tree).expect("it was asked about");
-        let known = (0..PROMISES).find(|n| promise_id(self.shared.name, request.tree, *n) == id);
-        let known = &mut tree.versions[known.expect("it was named")];
-        *known = version.max(*known);
+        let known = &mut tree.known[promise.expect("it was named")];
+        known.is_there |= request.status == 200;
+        let task = &request.answered["task"];
+        if let (Some(version), Some(state)) = (task["version"].as_i64(), task["state"].as_str()) {
+            known.version = version.max(known.version);
+            known.state = state.to_owned();
+        }
+        let state = match (request.kind, request.status) {
+            ("promise.create", 200) if !data["tags"]["resonate:target"].is_null() => "pending",
+            ("task.release" | "task.continue", 200) => "pending",
+            ("task.suspend", 200) => "suspended",
+            ("task.halt", 200) => "halted",
+            ("task.fulfill" | "promise.settle", 200) => "fulfilled",
+            _ => return,
+        };
+        state.clone_into(&mut known.state);
     }
 
     fn tree(&mut self, index: usize) -> Tree {
@@ -202,7 +294,7 @@ impl Client<'_> {
                     0 => now + rng.i64(30..400),
                     _ => now + 10 * HOUR_MS,
                 }),
-                versions: [0; PROMISES],
+                known: std::array::from_fn(|_| Known::default()),
             }
         });
         tree.clone()
@@ -214,8 +306,9 @@ impl Client<'_> {
         let other = (one + self.rng.usize(1..PROMISES)) % PROMISES;
         let name = |promise| promise_id(self.shared.name, index, promise);
         let (id, awaited) = (name(one), name(other));
+        let known = &tree.known[one];
         let rng = &mut self.rng;
-        let version = tree.versions[one] + [0, 0, 0, 0, 0, 0, 0, 0, 1, -1][rng.usize(..10)];
+        let version = known.version + [0, 0, 0, 0, 0, 0, 0, 0, 1, -1][rng.usize(..10)];
         let version = version.max(0);
         let state = ["resolved", "rejected", "rejected_canceled"][rng.usize(..3)];
         let value = json!({"data": rng.u32(..).to_string()});
@@ -230,46 +323,41 @@ impl Client<'_> {
         };
         let action = |kind: &str, data: Json| json!({"kind": kind, "data": data});
         let task = json!({"id": id, "version": version});
-        match rng.u32(..100) {
-            0..18 => ("promise.create", create(one, tags)),
-            18..26 => {
+        // Mostly what makes sense.
+        let choices = match known.state.as_str() {
+            _ if rng.u32(..4) == 0 => KINDS,
+            _ if !known.is_there => NEW,
+            "pending" => PENDING,
+            "acquired" => ACQUIRED,
+            "suspended" | "halted" => PARKED,
+            _ => OVER,
+        };
+        let kind = choices[rng.usize(..choices.len())];
+        let data = match kind {
+            "promise.create" => create(one, tags),
+            "promise.settle" => settle(&id),
+            "promise.register_callback" => json!({"awaited": awaited, "awaiter": id}),
+            "promise.register_listener" => json!({"awaited": id, "address": record::NOBODY}),
+            "task.create" => {
                 let action = action("promise.create", create(one, record::target()));
-                let data = json!({"pid": self.pid, "ttl": HOUR_MS, "action": action});
-                ("task.create", data)
+                json!({"pid": self.pid, "ttl": HOUR_MS, "action": action})
             }
-            26..29 => ("promise.settle", settle(&id)),
-            29..34 => (
-                "promise.register_callback",
-                json!({"awaited": awaited, "awaiter": id}),
-            ),
-            34..36 => (
-                "promise.register_listener",
-                json!({"awaited": id, "address": record::NOBODY}),
-            ),
-            36..52 => {
-                let lease = json!({"id": id, "version": version, "pid": self.pid, "ttl": HOUR_MS});
-                ("task.acquire", lease)
+            "task.acquire" => {
+                json!({"id": id, "version": version, "pid": self.pid, "ttl": HOUR_MS})
             }
-            52..58 => {
-                let data = record::fence(&id, version, "promise.create", create(other, tags));
-                ("task.fence", data)
+            "task.fence" if rng.u32(..3) > 0 => {
+                record::fence(&id, version, "promise.create", create(other, tags))
             }
-            58..60 => {
-                let data = record::fence(&id, version, "promise.settle", settle(&awaited));
-                ("task.fence", data)
+            "task.fence" => record::fence(&id, version, "promise.settle", settle(&awaited)),
+            "task.suspend" => record::suspend(&id, version, &[&awaited]),
+            "task.fulfill" => {
+                json!({"id": id, "version": version, "action": action("promise.settle", settle(&id))})
             }
-            60..70 => ("task.suspend", record::suspend(&id, version, &[&awaited])),
-            70..72 => {
-                let action = action("promise.settle", settle(&id));
-                let data = json!({"id": id, "version": version, "action": action});
-                ("task.fulfill", data)
-            }
-            72..78 => ("task.release", task),
-            78..80 => ("task.heartbeat", json!({"pid": self.pid, "tasks": [task]})),
-            80..82 => ("task.halt", json!({"id": id})),
-            82..86 => ("task.continue", json!({"id": id})),
-            86..93 => ("promise.get", json!({"id": id})),
-            _ => ("task.get", json!({"id": id})),
-        }
+            "task.heartbeat" => json!({"pid": self.pid, "tasks": [task]}),
+            "task.release" => task,
+            // Reads, and what names nothing but an id.
+            _ => json!({"id": id}),
+        };
+        (kind, data)
     }
 }

@@ -17,8 +17,8 @@ use resonate::protocol::reply::Reply;
 use resonate::store::bus::Bus;
 use resonate::store::memory::MemoryStore;
 use resonate::store::{
-    Changes, Deadline, Dump, Error, Loaded, MessageKind, Need, PromisePage, QueueCursor, Queues, Result,
-    SchedulePage, Store, TaskPage, Transaction, Waiting, WaitingCount, WaitingKind,
+    Changes, Deadline, Dump, Error, Loaded, MessageKind, Need, PromisePage, QueueCursor, Queues,
+    Result, SchedulePage, Store, TaskPage, Transaction, Waiting, WaitingCount, WaitingKind,
 };
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::task::coop::unconstrained;
