@@ -4,10 +4,12 @@
     python3 tests/mutants.py              all of them
     python3 tests/mutants.py NAME...      those whose name contains one of these words
     python3 tests/mutants.py --list       their names
+    python3 tests/mutants.py --linear     the broken servers, to the check of linearizability
 
 A bug is a change of the sources, put in by exact match in a copy of the repository: where the text is not there any more
-the script fails, and the bug is to be written anew. The copy is built in the repository's own target directory, so that
-only this package is compiled. The tests run in this order until one fails: the simulation, the model, the unit tests.
+the script fails, and the bug is to be written anew. The tests run in this order until one fails: the simulation, the
+model, the unit tests. With --linear the tests are those of the repository, and only the server is broken; PostgreSQL is
+needed: `python3 tests/postgres.py run -- python3 tests/mutants.py --linear`.
 """
 
 import argparse
@@ -17,12 +19,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
+WORKSHOP = TARGET / "mutants"
+SOURCES = WORKSHOP / "sources"
 # Seeds that have their chance to find a bug.
 SEEDS = "0..60"
 # A bug may make a test wait for something that never comes.
@@ -175,12 +179,12 @@ MUTANTS = [
     mutant(
         "a stream that opens is not offered what waits",
         "driver/outbox/mod.rs",
-        ("            outbox.pump_soon(queues);\n            outbox.announce();", "            let _ = queues;\n            outbox.announce();"),
+        ("            outbox.announce(&queues);\n            outbox.pump(queues, Start::Reached);", "            outbox.announce(&queues);"),
     ),
     mutant(
         "what a closed stream took is not offered to others",
-        "driver/outbox/mod.rs",
-        ("            outbox.lock().offers.forget_queues(&queues);\n", ""),
+        "driver/outbox/peers.rs",
+        ("            Lost::Tasks(_) => self.pump(here, Start::Reached),", "            Lost::Tasks(_) => {}"),
     ),
     mutant(
         "a nearer deadline does not wake the timers",
@@ -195,7 +199,7 @@ MUTANTS = [
     mutant(
         "a queue asked for while it is pumped is not pumped again",
         "driver/outbox/backlog.rs",
-        ("Some(job) => job.again = job.has_started,", "Some(_) => {}"),
+        ("            line.again = line.again.max(Some(from));\n            return;", "            return;"),
     ),
     mutant(
         "a task that is held back is forgotten",
@@ -211,7 +215,7 @@ MUTANTS = [
     mutant(
         "a node that has gone silent is not forgotten",
         "cluster/mod.rs",
-        (".retain(|_, peer| peer.heard_at.elapsed() < SILENCE_MAX);", ".retain(|_, _| true);"),
+        ("peer.heard_at.elapsed() >= SILENCE_MAX)", "false && peer.heard_at.elapsed() >= SILENCE_MAX)"),
     ),
     # The transports.
     mutant(
@@ -232,7 +236,7 @@ MUTANTS = [
     mutant(
         "nobody hears that there is room in a stream",
         "transport/poll/table.rs",
-        ("            taken.room = Some(seat.queues.clone());\n", ""),
+        ("            taken.room = (any || uni).then(|| seat.queues.clone());\n", "            let _ = (any, uni);\n"),
     ),
     # The stores.
     mutant(
@@ -248,15 +252,22 @@ MUTANTS = [
 ]
 
 
-def copy_sources(folder):
-    """The tracked files, as they are in the work tree."""
+def prepare():
+    """Copies the tracked files, as they are in the work tree, and links what is built of other packages: a target
+    directory of its own, so that no deliberate bug gets into a program that somebody else runs."""
+    shutil.rmtree(WORKSHOP, ignore_errors=True)
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, check=True, capture_output=True, text=True)
     for name in filter(None, listed.stdout.split("\0")):
         source = REPOSITORY / name
         if source.is_file():
-            target = folder / name
+            target = SOURCES / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
+    for part in ("build", "deps", ".fingerprint"):
+        built = TARGET / "debug" / part
+        if built.is_dir():
+            (WORKSHOP / "target/debug").mkdir(parents=True, exist_ok=True)
+            subprocess.run(["cp", "-al", built, WORKSHOP / "target/debug"], check=True)
 
 
 def mutate(folder, mutant):
@@ -274,7 +285,7 @@ def mutate(folder, mutant):
 
 def run(folder, arguments, deadline_s, **env):
     """Runs cargo. Answers its status (none: it took too long) and what it said."""
-    target = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
+    target = WORKSHOP / "target" if folder == SOURCES else TARGET
     environment = dict(os.environ, CARGO_TARGET_DIR=str(target), RUST_BACKTRACE="0", **env)
     process = subprocess.Popen(
         ["cargo", *arguments],
@@ -323,30 +334,58 @@ def try_mutant(folder, mutant):
     return None
 
 
+# Broken servers, and the test that must refuse what their clients see.
+LINEAR = {
+    "an acquisition takes any version": "linear::one_node",
+    "a release raises the version": "linear::one_node",
+    "a read runs ahead of the batch in flight": "linear::one_node",
+    "an answer does not wait for its commit": "linear::one_node",
+    "an overtaken batch is not decided anew": "linear::three_nodes",
+    "a deadline is answered before it is stored, though nodes share the storage": "linear::three_nodes",
+}
+LINEAR_HISTORIES = "20"
+
+
+def try_server(folder, mutant):
+    """Answers how the clients of a broken server are found out, or none."""
+    status, said = run(folder, ["build", "--locked"], BUILD_DEADLINE_S)
+    if status != 0:
+        sys.exit(f"{mutant.name}: does not compile\n{said[-3000:]}")
+    env = {"RESONATE_BIN": str(WORKSHOP / "target/debug/resonate"), "RESONATE_LINEAR_HISTORIES": LINEAR_HISTORIES}
+    status, said = run(REPOSITORY, ["test", "--locked", "--test", "main", LINEAR[mutant.name]], TEST_DEADLINE_S, **env)
+    found = re.search(r"tree \d+ of history \d+: not linearizable|createdAt of|settledAt of", said)
+    if status is None:
+        return "no end"
+    return found and found[0] or (culprits(said) if status != 0 else None)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--linear", action="store_true")
     parser.add_argument("words", nargs="*")
     options = parser.parse_args()
-    chosen = [m for m in MUTANTS if not options.words or any(word in m.name for word in options.words)]
+    known = [m for m in MUTANTS if not options.linear or m.name in LINEAR]
+    chosen = [m for m in known if not options.words or any(word in m.name for word in options.words)]
     if options.list:
         print("\n".join(m.name for m in chosen))
         return
     survivors = []
-    with tempfile.TemporaryDirectory(prefix="resonate-mutants-") as folder:
-        folder = Path(folder)
-        copy_sources(folder)
+    prepare()
+    try:
         for mutant in MUTANTS:
-            (folder / mutant.file).write_text(mutate(folder, mutant))
+            (SOURCES / mutant.file).write_text(mutate(SOURCES, mutant))
         for mutant in chosen:
             started_at = time.monotonic()
-            before = mutate(folder, mutant)
-            caught = try_mutant(folder, mutant)
-            (folder / mutant.file).write_text(before)
+            before = mutate(SOURCES, mutant)
+            caught = (try_server if options.linear else try_mutant)(SOURCES, mutant)
+            (SOURCES / mutant.file).write_text(before)
             took = f"{time.monotonic() - started_at:.0f} s"
             print(f"{mutant.name}  ->  {caught or 'NOT CAUGHT'}  ({took})", flush=True)
             if caught is None:
                 survivors.append(mutant.name)
+    finally:
+        shutil.rmtree(WORKSHOP, ignore_errors=True)
     print(f"{len(chosen) - len(survivors)} of {len(chosen)} caught")
     if survivors:
         sys.exit("not caught: " + "; ".join(survivors))

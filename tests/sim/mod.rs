@@ -27,6 +27,7 @@ use tokio::runtime::Builder;
 mod audit;
 mod bus;
 mod client;
+mod coverage;
 mod database;
 mod ending;
 mod history;
@@ -54,14 +55,16 @@ use worker::Worker;
 
 /// Seeds of the short form.
 const SEEDS: Range<u64> = 0..200;
+/// More of them, that found something wrong once, with the server or with the simulation.
+const REGRESSIONS: [u64; 3] = [302, 658, 817];
 /// Seeds whose logs are compared in the short form.
 const TWICE: Range<u64> = 1000..1004;
 /// Requests, messages and faults of a seed, at least.
 const STEPS: u64 = 1000;
-/// Seeds in which everything happens that is expected to.
-const ENOUGH: u64 = 100;
-/// What must happen in them.
-const EXPECTED: &[&str] = &[];
+/// Seeds in which everything that can happen does.
+const ENOUGH: usize = 200;
+/// Failed seeds after which no more are tried.
+const FAILURES: usize = 3;
 /// Lines of a log that are printed when a seed fails.
 const LINES: usize = 60;
 
@@ -209,12 +212,11 @@ fn asked() -> Option<Range<u64>> {
 
 #[test]
 fn no_seed_breaks_anything() {
-    let seeds = asked().unwrap_or(SEEDS);
-    let (next, steps, commits) = (
-        AtomicU64::new(seeds.start),
-        AtomicU64::new(0),
-        AtomicU64::new(0),
-    );
+    let seeds: Vec<u64> = match asked() {
+        Some(seeds) => seeds.collect(),
+        None => SEEDS.chain(REGRESSIONS).collect(),
+    };
+    let [next, ran, steps, commits] = [(); 4].map(|()| AtomicU64::new(0));
     let failures: Mutex<Vec<(u64, Failure)>> = Mutex::default();
     let counts: Mutex<BTreeMap<&'static str, u64>> = Mutex::default();
     let started_at = Instant::now();
@@ -222,12 +224,14 @@ fn no_seed_breaks_anything() {
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end || failures.lock().unwrap().len() >= 3 {
+                while failures.lock().unwrap().len() < FAILURES {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let index = usize::try_from(index).expect("there are not so many");
+                    let Some(&seed) = seeds.get(index) else {
                         return;
-                    }
+                    };
                     let outcome = simulate(seed, false);
+                    ran.fetch_add(1, Ordering::Relaxed);
                     steps.fetch_add(outcome.steps, Ordering::Relaxed);
                     commits.fetch_add(outcome.commits, Ordering::Relaxed);
                     for (what, times) in outcome.counts {
@@ -240,16 +244,14 @@ fn no_seed_breaks_anything() {
             });
         }
     });
-    let count = seeds.end - seeds.start;
-    let elapsed = started_at.elapsed();
+    let elapsed = started_at.elapsed().as_secs_f64();
+    let ran = ran.into_inner();
     eprintln!(
-        "seeds {}..{}: {} steps, {} commits, {:.1} s, {:.1} seeds/s",
-        seeds.start,
-        seeds.end,
+        "{ran} of {} seeds: {} steps, {} commits, {elapsed:.1} s, {:.1} seeds/s",
+        seeds.len(),
         steps.into_inner(),
         commits.into_inner(),
-        elapsed.as_secs_f64(),
-        count as f64 / elapsed.as_secs_f64(),
+        ran as f64 / elapsed,
     );
     let mut failures = failures.into_inner().unwrap();
     failures.sort_by_key(|(seed, _)| *seed);
@@ -260,24 +262,12 @@ fn no_seed_breaks_anything() {
             .collect();
         panic!("{}\n\n{}", explain(*seed, failure), all.join("\n"));
     }
-    if count >= ENOUGH {
-        check_coverage(&counts.into_inner().unwrap());
+    if seeds.len() >= ENOUGH {
+        coverage::check(&counts.into_inner().unwrap());
     }
-    if count == 1 {
-        eprint!("{}", simulate(seeds.start, true).log);
+    if let [seed] = *seeds {
+        eprint!("{}", simulate(seed, true).log);
     }
-}
-
-/// A simulation in which nothing happens finds nothing.
-fn check_coverage(counts: &BTreeMap<&'static str, u64>) {
-    for (what, times) in counts {
-        eprintln!("{times:>10}  {what}");
-    }
-    let missing: Vec<_> = EXPECTED
-        .iter()
-        .filter(|what| !counts.contains_key(*what))
-        .collect();
-    assert!(missing.is_empty(), "never happened: {missing:?}");
 }
 
 #[test]
