@@ -412,5 +412,5 @@ fn every_short_sequence_is_decided_and_stored_as_specified() {
         compare(&sqlite, &tally).await.unwrap();
         sqlite.close().await;
     });
-    assert!(tally.sequences > 1_000_000);
+    assert!(depth < DEPTH || tally.sequences > 500_000);
 }
