@@ -163,7 +163,7 @@ pub fn record(name: &str, nodes: &Nodes, seed: u64, meanwhile: impl FnOnce()) ->
             .collect()
     });
     requests.sort_by_key(|request| request.began);
-    let trees = shared.trees.into_inner().unwrap();
+    let trees = shared.trees.into_inner().expect("nobody panicked with it");
     let near = |index: usize, tree: Tree| {
         let near = (0..PROMISES).filter(|n| tree.deadlines[*n] < began_at + HOUR_MS);
         let named = near.map(|n| (promise_id(name, index, n), tree.deadlines[n]));

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::database::Life;
 use super::sim::Sim;
+use crate::harness::server::lock;
 
 /// An open ear, as the storage knows it.
 pub struct Listener {
@@ -41,7 +42,7 @@ impl SimBus {
     }
 
     fn send(&self, text: &str) {
-        let mut listeners = self.sim.listeners.lock().unwrap();
+        let mut listeners = lock(&self.sim.listeners);
         listeners.retain(|listener| !listener.sender.is_closed());
         let weather = self.sim.weather().clone();
         for listener in listeners.iter_mut() {
@@ -85,7 +86,7 @@ impl Bus for SimBus {
             return Err(unavailable());
         }
         let (sender, receiver) = mpsc::unbounded_channel();
-        self.sim.listeners.lock().unwrap().push(Listener {
+        lock(&self.sim.listeners).push(Listener {
             place: self.place,
             sender,
             last_at: Instant::now(),

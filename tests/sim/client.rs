@@ -223,17 +223,17 @@ pub fn birth(sim: &Sim, id: Id) -> PromiseCreate {
 
 fn targeted_birth(sim: &Sim, id: Id) -> PromiseCreate {
     let target = target(sim);
-    born(sim, id, Some(target))
+    born(sim, id, Some(&target))
 }
 
-fn born(sim: &Sim, id: Id, target: Option<Id>) -> PromiseCreate {
+fn born(sim: &Sim, id: Id, target: Option<&Id>) -> PromiseCreate {
     let now = sim.now();
     let timeout_at = now.saturating_add(*sim.one_of(TIMEOUTS));
     let mut tags = BTreeMap::new();
     let mut add = |name: &str, value: &str| {
         tags.insert(name.to_owned(), value.to_owned());
     };
-    match &target {
+    match target {
         Some(target) => {
             add(tag::TARGET, target);
             let delay = now + *sim.one_of(&[-10, 50, 400, 2000]);

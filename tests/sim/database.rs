@@ -28,6 +28,7 @@ use super::audit::{Decision, check_commit};
 use super::bus::SimBus;
 use super::history::Seq;
 use super::sim::Sim;
+use crate::harness::server::lock;
 
 /// How long a connection is waited on.
 const PATIENCE: Duration = Duration::from_secs(11);
@@ -77,7 +78,7 @@ impl Database {
     }
 
     pub fn now(&self) -> Millis {
-        self.sim.now() + *self.sim.database_ahead_ms.lock().unwrap()
+        self.sim.now() + *lock(&self.sim.database_ahead_ms)
     }
 }
 
@@ -185,7 +186,7 @@ impl Handle {
 
     fn count_call(&self) {
         let now = self.sim().now();
-        let mut calls = self.database.calls.lock().unwrap();
+        let mut calls = lock(&self.database.calls);
         if calls.0 != now {
             *calls = (now, 0);
         }
@@ -253,7 +254,7 @@ struct UnderWay<'a> {
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        let mut in_flight = self.handle.in_flight.lock().unwrap();
+        let mut in_flight = lock(&self.handle.in_flight);
         if let Some(index) = in_flight.iter().position(|at| *at == self.started_at) {
             in_flight.swap_remove(index);
         }
@@ -443,7 +444,7 @@ impl Store for Handle {
 
     async fn begin(&self) -> Result<Box<dyn Transaction + '_>> {
         let started_at = self.clock.now();
-        self.in_flight.lock().unwrap().push(started_at);
+        lock(&self.in_flight).push(started_at);
         let under_way = UnderWay {
             handle: self,
             started_at,

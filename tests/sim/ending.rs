@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::client::GROUPS;
 use super::database::Database;
 use super::sim::{Checked, Sim, broken};
+use crate::harness::server::lock;
 
 /// How long everything may take: an `unblock` backs off up to a minute, and a call of the storage may hang for
 /// some time before.
@@ -50,7 +51,7 @@ pub async fn check_storage(database: &Database) -> Checked {
 }
 
 fn unfinished(sim: &Sim) -> Option<(&'static str, String)> {
-    let now = sim.now() + *sim.database_ahead_ms.lock().unwrap();
+    let now = sim.now() + *lock(&sim.database_ahead_ms);
     let late = now - ON_ITS_WAY_MS;
     let history = sim.history();
     for (id, object) in history.objects() {
@@ -100,7 +101,7 @@ fn is_there(sim: &Sim, address: &str) -> bool {
     match Address::parse(address, &Rules::default()) {
         Some(Address::Poll(poll)) => {
             let is_group = GROUPS.contains(&&*poll.group);
-            let lives = |id: &String| sim.mailboxes.lock().unwrap().contains_key(&Id::from(&**id));
+            let lives = |id: &String| lock(&sim.mailboxes).contains_key(&Id::from(&**id));
             is_group
                 && (poll.cast == resonate::protocol::address::Cast::Any
                     || poll.id.as_ref().is_some_and(lives))

@@ -21,6 +21,9 @@ const UNCLAIMED_MAX: usize = 500;
 /// Numbers the states of the storage: 0 is the empty one, and every commit makes the next.
 pub type Seq = u64;
 
+/// A schedule, or that there is none, since a commit.
+type ScheduleVersion = (Seq, Option<Arc<Schedule>>);
+
 /// A decision that is stored, and that somebody may be told of.
 struct Unclaimed {
     /// When it was stored ([`super::sim::Sim::event`]).
@@ -36,7 +39,7 @@ pub struct History {
     pub latest: Millis,
     seq: Seq,
     objects: BTreeMap<Id, Vec<(Seq, Arc<Object>)>>,
-    schedules: BTreeMap<Id, Vec<(Seq, Option<Arc<Schedule>>)>>,
+    schedules: BTreeMap<Id, Vec<ScheduleVersion>>,
     branches: BTreeMap<Id, BTreeSet<Id>>,
     /// In the order of their birth.
     births: Vec<Id>,

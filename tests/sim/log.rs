@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::sync::Mutex;
 
+use crate::harness::server::lock;
 use tokio::time::Instant;
 
 pub struct Log {
@@ -21,7 +22,7 @@ impl Log {
     pub fn line(&self, who: impl std::fmt::Display, what: impl FnOnce() -> String) {
         if let Some(lines) = &self.lines {
             let ms = self.started_at.elapsed().as_millis();
-            let mut lines = lines.lock().unwrap();
+            let mut lines = lock(lines);
             let what = shortened(&what());
             writeln!(lines, "{ms:>7}  {who:<8}  {what}").expect("memory");
         }
@@ -29,9 +30,7 @@ impl Log {
 
     pub fn take(&self) -> String {
         let lines = self.lines.as_ref();
-        lines.map_or_else(String::new, |lines| {
-            std::mem::take(&mut *lines.lock().unwrap())
-        })
+        lines.map_or_else(String::new, |lines| std::mem::take(&mut *lock(lines)))
     }
 }
 

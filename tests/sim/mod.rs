@@ -46,6 +46,7 @@ mod weather;
 mod witness;
 mod worker;
 
+use crate::harness::server::lock;
 use client::GROUPS;
 use database::Database;
 use node::Node;
@@ -224,7 +225,7 @@ fn no_seed_breaks_anything() {
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while failures.lock().unwrap().len() < FAILURES {
+                while lock(&failures).len() < FAILURES {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let index = usize::try_from(index).expect("there are not so many");
                     let Some(&seed) = seeds.get(index) else {
@@ -235,10 +236,10 @@ fn no_seed_breaks_anything() {
                     steps.fetch_add(outcome.steps, Ordering::Relaxed);
                     commits.fetch_add(outcome.commits, Ordering::Relaxed);
                     for (what, times) in outcome.counts {
-                        *counts.lock().unwrap().entry(what).or_default() += times;
+                        *lock(&counts).entry(what).or_default() += times;
                     }
                     if let Some(failure) = outcome.failure {
-                        failures.lock().unwrap().push((seed, failure));
+                        lock(&failures).push((seed, failure));
                     }
                 }
             });
@@ -253,7 +254,7 @@ fn no_seed_breaks_anything() {
         commits.into_inner(),
         ran as f64 / elapsed,
     );
-    let mut failures = failures.into_inner().unwrap();
+    let mut failures = failures.into_inner().expect("nobody panicked with it");
     failures.sort_by_key(|(seed, _)| *seed);
     if let Some((seed, failure)) = failures.first() {
         let all: Vec<String> = failures
@@ -263,7 +264,7 @@ fn no_seed_breaks_anything() {
         panic!("{}\n\n{}", explain(*seed, failure), all.join("\n"));
     }
     if seeds.len() >= ENOUGH {
-        coverage::check(&counts.into_inner().unwrap());
+        coverage::check(&counts.into_inner().expect("nobody panicked with it"));
     }
     if let [seed] = *seeds {
         eprint!("{}", simulate(seed, true).log);

@@ -11,6 +11,7 @@ use super::database::Database;
 use super::node::Node;
 use super::sim::Sim;
 use super::weather::Weather;
+use crate::harness::server::lock;
 
 /// Rages until enough has happened; then everything that was to come back is back.
 pub async fn run(database: &Arc<Database>) {
@@ -59,14 +60,14 @@ pub async fn run(database: &Arc<Database>) {
             89..94 => {
                 sim.log
                     .line("monkey", || "breaks the connections that listen".to_owned());
-                sim.listeners.lock().unwrap().clear();
+                lock(&sim.listeners).clear();
             }
             _ => jump(sim),
         }
     }
     while returns.join_next().await.is_some() {}
     for place in 0..sim.plan.nodes {
-        if sim.nodes.lock().unwrap()[place].is_none() {
+        if lock(&sim.nodes)[place].is_none() {
             Node::start(database, place);
         }
     }
@@ -110,7 +111,7 @@ fn jump(sim: &Sim) {
         .line("monkey", || format!("sets the clock by {by} ms"));
     sim.count("a clock is set");
     if sim.plan.is_shared {
-        let mut ahead = sim.database_ahead_ms.lock().unwrap();
+        let mut ahead = lock(&sim.database_ahead_ms);
         *ahead = (*ahead + by).clamp(-most, most);
     } else if let Some(node) = sim.any_node() {
         let set: Millis = node.clock.now() + by;

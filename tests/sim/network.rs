@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 use super::database::Life;
 use super::node::{Node, Request};
 use super::sim::Sim;
+use crate::harness::server::lock;
 
 /// When a push that nobody answers has failed.
 const PUSH_PATIENCE: Duration = Duration::from_secs(3);
@@ -135,7 +136,7 @@ pub fn read(sim: &Sim, body: &str) -> Option<Message> {
 
 /// Puts a message into the box of a worker, if there is one.
 fn post(sim: &Sim, name: &str, body: &str) -> bool {
-    let mailboxes = sim.mailboxes.lock().unwrap();
+    let mailboxes = lock(&sim.mailboxes);
     mailboxes
         .get(name)
         .is_some_and(|mailbox| mailbox.send(body.to_owned()).is_ok())

@@ -26,6 +26,7 @@ use super::database::{Database, Handle, Life};
 use super::network::Push;
 use super::sim::Sim;
 use super::witness;
+use crate::harness::server::lock;
 
 /// How much later than `server.request_deadline` a request may be answered.
 const LATE_MAX: Duration = Duration::from_millis(100);
@@ -125,7 +126,7 @@ impl Node {
             handle,
             tasks,
         });
-        sim.nodes.lock().unwrap()[place] = Some(node.clone());
+        lock(&sim.nodes)[place] = Some(node.clone());
         node
     }
 
@@ -133,19 +134,19 @@ impl Node {
     pub fn crash(&self) {
         self.sim.log.line(&self.name, || "dies".to_owned());
         self.life.end();
-        self.sim.nodes.lock().unwrap()[self.place] = None;
-        drop(self.tasks.lock().unwrap().take());
+        lock(&self.sim.nodes)[self.place] = None;
+        drop(lock(&self.tasks).take());
         self.sim.history().forget_node(self.incarnation);
     }
 
     /// What `serve` does after SIGTERM.
     pub async fn stop(&self) {
         self.sim.log.line(&self.name, || "stops".to_owned());
-        self.sim.nodes.lock().unwrap()[self.place] = None;
+        lock(&self.sim.nodes)[self.place] = None;
         self.hub.close();
         // Requests in flight, and streams that end.
         self.sim.pause(0..50).await;
-        let tasks = self.tasks.lock().unwrap().take();
+        let tasks = lock(&self.tasks).take();
         if let Some(mut tasks) = tasks {
             tasks.shutdown().await;
         }
@@ -170,7 +171,7 @@ impl Node {
         let sim = &self.sim;
         let since = sim.event();
         let seq = sim.history().seq();
-        let in_flight = self.handle.in_flight.lock().unwrap().iter().min().copied();
+        let in_flight = lock(&self.handle.in_flight).iter().min().copied();
         let now = self.clock.now();
         let earliest = in_flight.map_or(now, |at| at.min(now));
         let started_at = Instant::now();

@@ -20,6 +20,7 @@ use super::node::{Node, Request};
 use super::sim::{Checked, Sim, broken};
 use super::weather::Weather;
 use super::worker::granted;
+use crate::harness::server::lock;
 use crate::model::action::EVERY_SECOND;
 
 /// How long a message may take from the answer that it follows, over any node.
@@ -138,7 +139,7 @@ impl Probe {
 
     /// By the clock of the node that is furthest.
     fn now(&self) -> Millis {
-        let nodes = self.sim.nodes.lock().unwrap();
+        let nodes = lock(&self.sim.nodes);
         let clocks = nodes.iter().flatten().map(|node| node.clock.now());
         clocks.max().unwrap_or_default()
     }

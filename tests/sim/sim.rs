@@ -19,6 +19,7 @@ use super::node::Node;
 use super::plan::Plan;
 use super::weather::Weather;
 use super::witness::Witness;
+use crate::harness::server::lock;
 use crate::model::action::START;
 
 /// What was wrong: the name of the check, and what it saw.
@@ -84,7 +85,7 @@ impl Sim {
     }
 
     pub fn rng(&self) -> MutexGuard<'_, Rng> {
-        self.rng.lock().unwrap()
+        lock(&self.rng)
     }
 
     pub fn chance(&self, probability: f64) -> bool {
@@ -117,15 +118,15 @@ impl Sim {
     }
 
     pub fn weather(&self) -> MutexGuard<'_, Weather> {
-        self.weather.lock().unwrap()
+        lock(&self.weather)
     }
 
     pub fn history(&self) -> MutexGuard<'_, History> {
-        self.history.lock().unwrap()
+        lock(&self.history)
     }
 
     pub fn witness(&self) -> MutexGuard<'_, Witness> {
-        self.witness.lock().unwrap()
+        lock(&self.witness)
     }
 
     pub fn is_calm(&self) -> bool {
@@ -158,11 +159,11 @@ impl Sim {
 
     /// Notes that something has been seen to happen.
     pub fn count(&self, what: &'static str) {
-        *self.counts.lock().unwrap().entry(what).or_default() += 1;
+        *lock(&self.counts).entry(what).or_default() += 1;
     }
 
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
-        self.counts.lock().unwrap().clone()
+        lock(&self.counts).clone()
     }
 
     /// Numbers what happens, so that *before* can be told where the clock stands still.
@@ -172,14 +173,7 @@ impl Sim {
 
     /// A node that is up, at random.
     pub fn any_node(&self) -> Option<Arc<Node>> {
-        let up: Vec<Arc<Node>> = self
-            .nodes
-            .lock()
-            .unwrap()
-            .iter()
-            .flatten()
-            .cloned()
-            .collect();
+        let up: Vec<Arc<Node>> = lock(&self.nodes).iter().flatten().cloned().collect();
         (!up.is_empty()).then(|| self.one_of(&up).clone())
     }
 
@@ -189,7 +183,7 @@ impl Sim {
             detail: detail.into(),
         };
         self.log.line("FAILED", || failure.to_string());
-        self.failure.lock().unwrap().get_or_insert(failure);
+        lock(&self.failure).get_or_insert(failure);
         self.failed.notify_one();
     }
 
@@ -200,7 +194,7 @@ impl Sim {
     }
 
     pub fn failure(&self) -> Option<Failure> {
-        self.failure.lock().unwrap().clone()
+        lock(&self.failure).clone()
     }
 
     pub async fn until_failed(&self) {

@@ -16,6 +16,7 @@ use super::client;
 use super::network::{self, Answer, Message, call};
 use super::node::Request;
 use super::sim::Sim;
+use crate::harness::server::lock;
 
 /// How often a request without an answer is repeated.
 const ATTEMPTS: usize = 4;
@@ -33,10 +34,7 @@ pub async fn run(sim: Arc<Sim>, worker: Worker) {
     for incarnation in 0.. {
         let pid: Id = format!("{}#{incarnation}", worker.name).into();
         let (mailbox, mut inbox) = mpsc::unbounded_channel();
-        sim.mailboxes
-            .lock()
-            .unwrap()
-            .insert(worker.name.clone(), mailbox);
+        lock(&sim.mailboxes).insert(worker.name.clone(), mailbox);
         let mut tasks = JoinSet::new();
         if let Some(group) = &worker.group {
             tasks.spawn(network::listen(
@@ -71,7 +69,7 @@ pub async fn run(sim: Arc<Sim>, worker: Worker) {
             }
         }
         sim.log.line(&worker.name, || "dies".to_owned());
-        sim.mailboxes.lock().unwrap().remove(&worker.name);
+        lock(&sim.mailboxes).remove(&worker.name);
         drop(tasks);
         if !sim.is_calm() {
             sim.pause(1..3000).await;
