@@ -1,5 +1,6 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check model crash power deliveries chaos database-restarts postgres cluster sdk-long soak fuzz deny docs bench bench-postgres hostile
+SEEDS ?= 0..10000
+.PHONY: help run test check model sim scopes linear mutants crash power deliveries chaos database-restarts postgres cluster sdk-long soak fuzz deny docs bench bench-postgres hostile
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' Makefile
@@ -15,6 +16,20 @@ check: ## Formatting, lints and documentation only
 
 model: ## A million steps of random histories through the machine
 	RESONATE_MODEL_STEPS=1000000 cargo test --locked --test main model:: -- --nocapture
+
+sim: ## Simulations by seed: make sim SEEDS=7, or SEEDS=0..10000
+	RESONATE_SIM_SEEDS=$(SEEDS) cargo test --release --locked --test main sim::no_seed -- --nocapture
+
+scopes: ## All sequences of four operations over two promises
+	RESONATE_SCOPES_DEPTH=4 cargo test --release --locked --test main scopes:: -- --nocapture
+
+linear: ## Five hundred histories of concurrent clients, on SQLite and on three PostgreSQL nodes
+	RESONATE_LINEAR_HISTORIES=500 python3 tests/postgres.py run -- \
+		cargo test --release --locked --test main linear:: -- --nocapture --test-threads 1
+
+mutants: ## Deliberate bugs, one after the other, and which test finds each
+	python3 tests/mutants.py
+	python3 tests/postgres.py run -- python3 tests/mutants.py --linear
 
 crash: ## Fifty rounds of kill -9 under load
 	RESONATE_CRASH_ROUNDS=50 cargo test --locked --test main crash:: -- --nocapture

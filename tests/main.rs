@@ -5,6 +5,8 @@
 //! - `cluster`: several real servers on one database, which die, and whose database dies.
 //! - `fuzz`: whatever bytes there may be, to everything that reads bytes from outside.
 //! - `model`: random histories through the state machine and the stores, against an oracle.
+//! - `sim`: the whole server in simulated time, by seed: faults of storage, network, workers and processes.
+//! - `linear`: what many clients of real servers see at once, in the order of the machine.
 //! - `tidy`: house rules about the sources.
 //!
 //! Every file is listed here; one that is not is found by [`no_file_is_forgotten`]. Sections, rows and
@@ -55,7 +57,7 @@ mod cluster {
     mod chaos;
     mod client;
     mod database;
-    mod entry;
+    pub mod entry;
     mod ledger;
     mod messages;
     mod relay;
@@ -97,6 +99,10 @@ mod protocol {
     mod task_suspend;
     mod validation;
 }
+
+mod linear;
+
+mod sim;
 
 mod storage {
     mod connection;
@@ -160,6 +166,8 @@ fn no_file_is_forgotten() {
         ("surface", block("surface")),
         ("model", include_str!("model/mod.rs")),
         ("model/oracle", include_str!("model/oracle/mod.rs")),
+        ("linear", include_str!("linear/mod.rs")),
+        ("sim", include_str!("sim/mod.rs")),
     ] {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests")

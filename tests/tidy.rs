@@ -196,6 +196,26 @@ fn every_module_has_its_imports_listed() {
     }
 }
 
+/// What is ready at the same time is taken in a fixed order: else a seed would not repeat a simulation.
+#[test]
+fn waits_say_what_comes_first() {
+    let mut broken = Vec::new();
+    for folder in ["src/engine", "src/cluster", "src/driver", "src/transport"] {
+        for source in sources(folder) {
+            let code: Vec<(usize, &str)> = source.code().collect();
+            for pair in code.windows(2) {
+                let [(n, line), (_, next)] = pair else {
+                    continue;
+                };
+                if line.contains("select!") && next.trim() != "biased;" {
+                    broken.push(format!("{}:{n}: {line}", source.path));
+                }
+            }
+        }
+    }
+    expect_none("select! says what comes first (biased)", &broken);
+}
+
 #[test]
 fn sql_stays_in_the_store() {
     let mut broken = Vec::new();

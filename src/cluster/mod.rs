@@ -90,7 +90,7 @@ struct State {
     /// Bumped by every announcement of what this node listens to.
     edition: u64,
     /// Queues whose streams have come or gone since.
-    changed: HashSet<Id>,
+    changed: BTreeSet<Id>,
     /// Somebody does not know what this node listens to.
     is_asked: bool,
 }
@@ -328,6 +328,7 @@ impl Cluster {
                 }
                 Some(at) if at > Instant::now() => {
                     tokio::select! {
+                        biased;
                         () = sleep_until(at) => {}
                         () = self.to_send.notified() => {}
                     }

@@ -166,6 +166,7 @@ impl Scripts {
         };
         let stop = async {
             tokio::select! {
+                biased;
                 () = lease.lost() => STOP_GRACE,
                 grace = told_to_stop(&mut stopping) => grace,
             }
@@ -174,6 +175,7 @@ impl Scripts {
             return;
         };
         tokio::select! {
+            biased;
             () = fulfil(engine, &claim, action, &stopping) => {}
             () = lease.lost() => {}
         }
@@ -371,6 +373,7 @@ impl Lease {
     async fn lost(&mut self) {
         let claim = Arc::clone(&self.claim);
         tokio::select! {
+            biased;
             () = claim.lost.notified() => {}
             () = self.keep() => {}
         }

@@ -49,7 +49,7 @@ struct Setup {
 impl Setup {
     fn paused() -> Setup {
         Setup {
-            clock: Clock::simulated(START),
+            clock: Clock::of_database(START),
             buffer_size: 100,
             concurrency: 2,
             unblock_ttl_ms: 3_600_000,

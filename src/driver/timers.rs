@@ -112,6 +112,7 @@ impl Timers {
         let ahead = u64::try_from(next_at.saturating_sub(engine.clock().now())).unwrap_or(0);
         let until = next_sweep.min(Instant::now() + Duration::from_millis(ahead));
         tokio::select! {
+            biased;
             () = tokio::time::sleep_until(until) => {}
             () = self.changed.notified() => {}
         }

@@ -11,7 +11,9 @@
 //! if it stood still, so would every lease and retry.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
 
 use crate::protocol::record::Millis;
 
@@ -30,9 +32,6 @@ enum Source {
     System,
     Database,
     Manual,
-    /// Follows tokio's clock, which tests may pause.
-    #[cfg(test)]
-    Simulated(tokio::time::Instant),
 }
 
 #[derive(Debug, Default)]
@@ -55,7 +54,8 @@ impl Clock {
         }
     }
 
-    /// The clock of a database that says `now`; [`Clock::follow`] keeps it in step.
+    /// The clock of a database that says `now`; [`Clock::follow`] keeps it in step. In between it goes by
+    /// tokio's clock, which tests may pause.
     pub fn of_database(now: Millis) -> Self {
         Clock {
             source: Source::Database,
@@ -105,16 +105,6 @@ impl Clock {
         }
     }
 
-    /// A clock that starts at `now` and follows tokio's, for tests.
-    #[cfg(test)]
-    pub fn simulated(now: Millis) -> Self {
-        let started_at = tokio::time::Instant::now() - Duration::from_millis(now.unsigned_abs());
-        Clock {
-            source: Source::Simulated(started_at),
-            state: Mutex::default(),
-        }
-    }
-
     /// Moves a manual clock; it does not go back.
     pub fn set(&self, now: Millis) {
         let mut state = self.lock();
@@ -153,10 +143,6 @@ impl Clock {
                 }
             }
             Source::Manual => {}
-            #[cfg(test)]
-            Source::Simulated(since) => {
-                state.last = Millis::try_from(since.elapsed().as_millis()).unwrap_or(Millis::MAX);
-            }
         }
         state.last
     }

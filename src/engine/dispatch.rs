@@ -87,6 +87,7 @@ pub(super) async fn run(lane: Lane, lanes: usize, mut queue: mpsc::Receiver<Job>
             return;
         }
         tokio::select! {
+            biased;
             Some(ended) = under_way.next(), if !under_way.is_empty() => {
                 busy.remove(&ended);
             }

@@ -188,7 +188,9 @@ impl Lane {
                     self.settle_expired(&mut *tx, &mut ws, now).await?;
                     settled = ws.loaded();
                 }
-                answers.push(machine::decide(input, now, &mut ws, &self.config));
+                let reply = machine::decide(input, now, &mut ws, &self.config);
+                tx.decided(now, input, &reply);
+                answers.push(reply);
             }
             replies.push(answers);
         }
@@ -217,7 +219,8 @@ impl Lane {
             for id in expired {
                 let step = Input::Step(Step::Promise(id));
                 load(tx, ws, |ws| machine::missing(&step, now, ws)).await?;
-                machine::decide(&step, now, ws, &self.config);
+                let done = machine::decide(&step, now, ws, &self.config);
+                tx.decided(now, &step, &done);
             }
         }
     }

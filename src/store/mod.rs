@@ -26,8 +26,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use self::bus::Bus;
+use crate::machine::Input;
 use crate::machine::object::Object;
 use crate::protocol::record::{Id, Millis, Promise, PromiseState, Schedule, Tags, TaskState};
+use crate::protocol::reply::Reply;
 
 /// Why a back end did not do what it was asked. Nothing was written unless said so.
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +137,10 @@ impl Changes {
 pub trait Transaction: Send {
     /// Loads what is needed in a constant number of statements, whatever the size of the need.
     async fn load(&mut self, need: &Need) -> Result<Loaded>;
+
+    /// What was decided on it, one decision after the other, before the changes that come of all of them
+    /// are committed. Nothing that is to be stored; for tests that check each decision.
+    fn decided(&mut self, _now: Millis, _input: &Input, _reply: &Reply) {}
 
     /// Makes all changes durable, or none. On return they are on disk as far as the back end's
     /// durability setting promises, and visible to every later read. A commit without changes is free.

@@ -22,7 +22,7 @@ mod google;
 pub(crate) mod health;
 pub mod http_push;
 pub mod poll;
-mod slots;
+pub mod slots;
 
 /// Names a stream, for as long as the process lives; a newer one has a greater name.
 pub type StreamId = u64;

@@ -20,13 +20,13 @@ use tokio::sync::watch;
 use super::{Outcome, Outgoing, Room};
 
 /// What is done with a message that has its turn.
-pub(super) trait Deliver: Send + Sync + 'static {
+pub trait Deliver: Send + Sync + 'static {
     /// Delivers a message and says what became of it. Dropped when the transport closes first.
     fn deliver(&self, message: Outgoing) -> impl Future<Output = ()> + Send;
 }
 
 /// See the module documentation. Cheap to clone.
-pub(super) struct Slots<D> {
+pub struct Slots<D> {
     shared: Arc<Shared<D>>,
 }
 
@@ -161,6 +161,7 @@ impl<D: Deliver> Slot<D> {
             if !message.receipt.is_stale() {
                 let delivery = self.shared.deliver.deliver(message);
                 tokio::select! {
+                    biased;
                     () = delivery => {}
                     _ = self.aborted.changed() => return,
                 }

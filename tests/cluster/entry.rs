@@ -50,7 +50,7 @@ impl Nodes {
         self.0.len()
     }
 
-    fn get(&self, node: usize) -> Option<SocketAddr> {
+    pub fn get(&self, node: usize) -> Option<SocketAddr> {
         *self.0[node].read().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -511,7 +511,10 @@ fn owned(args: &[&str]) -> Vec<String> {
 }
 
 fn bare_command(home: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_resonate"));
+    // Another build may be put in its place, as `tests/mutants.py` does.
+    let program = std::env::var_os("RESONATE_BIN");
+    let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_resonate").into());
+    let mut command = Command::new(program);
     command
         .current_dir(home)
         .env_clear()

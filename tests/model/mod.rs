@@ -23,12 +23,13 @@ pub mod action;
 mod backends;
 mod coverage;
 mod liveness;
-mod oracle;
+pub mod oracle;
 mod reads;
 mod resolve;
 mod responses;
-mod rules;
-mod world;
+pub mod rules;
+mod scopes;
+pub mod world;
 
 /// Steps made by the short form.
 const STEPS: u64 = 50_000;

@@ -94,6 +94,7 @@ impl Outbox {
                 Duration::from_millis(u64::try_from(at.saturating_sub(now)).unwrap_or(0))
             });
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(wait) => {}
                 () = self.held_back_changed.notified() => {}
             }

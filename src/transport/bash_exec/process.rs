@@ -81,11 +81,13 @@ pub async fn run(mut command: Command, stop: impl Future<Output = Duration>) -> 
     let mut reading = pin!(async { tokio::join!(read(stdout), read(stderr)) });
     let mut stop = pin!(stop);
     let read = tokio::select! {
+        biased;
         read = &mut reading => Ok(read),
         grace = &mut stop => Err(grace),
     };
     let grace = match read {
         Ok((stdout, stderr)) => tokio::select! {
+            biased;
             status = child.wait() => {
                 group.disarm();
                 let code = status?.code();

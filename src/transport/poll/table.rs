@@ -12,7 +12,7 @@
 //! A group keeps its members with room in front of those without, so that one random index chooses
 //! uniformly among the former, however many there are of either.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -28,10 +28,11 @@ mod tests;
 pub(super) struct Table {
     buffer_size: usize,
     last_key: Key,
-    seats: HashMap<Key, Seat>,
+    /// The oldest first: so they are woken when the hub closes.
+    seats: BTreeMap<Key, Seat>,
     groups: HashMap<Arc<str>, Group>,
-    /// How many linked connections serve each queue.
-    queues: HashMap<Id, usize>,
+    /// How many linked connections serve each queue. In order: so are the queues in messages to others.
+    queues: BTreeMap<Id, usize>,
     /// Queues that found everybody full, until one of those who serve them has drained.
     full: HashSet<Id>,
     linked: usize,
@@ -91,9 +92,9 @@ impl Table {
         Table {
             buffer_size,
             last_key: 0,
-            seats: HashMap::new(),
+            seats: BTreeMap::new(),
             groups: HashMap::new(),
-            queues: HashMap::new(),
+            queues: BTreeMap::new(),
             full: HashSet::new(),
             linked: 0,
         }
@@ -372,7 +373,7 @@ impl Table {
 }
 
 /// Exchanges two members of a group.
-fn swap(members: &mut [Key], seats: &mut HashMap<Key, Seat>, a: usize, b: usize) {
+fn swap(members: &mut [Key], seats: &mut BTreeMap<Key, Seat>, a: usize, b: usize) {
     if a == b {
         return;
     }

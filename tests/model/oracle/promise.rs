@@ -81,15 +81,16 @@ impl Oracle {
         let Some(row) = self.promise(&op.id) else {
             return self.refuse("promise.settle 1: unknown", Refusal::PromiseNotFound);
         };
-        let stored = row.record.state;
+        let (stored, born_at) = (row.record.state, row.record.created_at);
         if stored != PromiseState::Pending {
             self.row("promise.settle 3: settled");
         } else if self.is_settled(&op.id) {
             self.row("promise.settle 3: past its deadline");
         } else {
             self.row("promise.settle 2: settles");
-            let now = self.now();
-            self.settle(&op.id, op.state.into(), op.value.clone(), now);
+            // Born by the clock of another node, which may be a little ahead.
+            let at = self.now().max(born_at);
+            self.settle(&op.id, op.state.into(), op.value.clone(), at);
         }
         Reply::Promise(self.record(&op.id))
     }

@@ -301,8 +301,10 @@ impl Oracle {
             return refused;
         }
         self.row("task.fulfill 3: fulfilled");
-        let (id, now) = (&op.action.id, self.now());
-        self.settle(id, op.action.state.into(), op.action.value.clone(), now);
+        let id = &op.action.id;
+        let born_at = self.promise(id).map(|p| p.record.created_at);
+        let at = self.now().max(born_at.unwrap_or(0));
+        self.settle(id, op.action.state.into(), op.action.value.clone(), at);
         Reply::Promise(self.record(id))
     }
 
