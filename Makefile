@@ -51,7 +51,7 @@ deny: ## Advisories and licences of all dependencies; installs cargo-deny
 	target/tools/bin/cargo-deny check
 
 bench: ## Load a release build; one line per workload
-	benches/run.sh
+	python3 benches/run.py
 
 bench-postgres: ## The same on PostgreSQL, beside pgbench: one server and two
 	python3 tests/postgres.py run -- python3 benches/postgres.py

@@ -161,7 +161,9 @@ fn seconds(date: &Value) -> Option<f64> {
 fn object<T: DeserializeOwned>(part: &str) -> Option<T> {
     let json = decoded(part)?;
     let whole: Value = serde_json::from_slice(&json).ok()?;
-    whole.is_object().then(|| serde_json::from_slice(&json).ok())?
+    whole
+        .is_object()
+        .then(|| serde_json::from_slice(&json).ok())?
 }
 
 fn decoded(part: &str) -> Option<Vec<u8>> {
