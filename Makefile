@@ -76,7 +76,7 @@ docs: ## Write docs/cli.md from what the program says
 	RESONATE_REWRITE_DOCS=1 cargo test --locked --test main cli::docs::
 
 bench: ## Load a release build; one line per workload
-	benches/run.sh
+	python3 benches/run.py
 
 bench-postgres: ## The same on PostgreSQL, beside pgbench: one server and two
 	python3 tests/postgres.py run -- python3 benches/postgres.py

@@ -13,19 +13,16 @@ arguments.
 """
 
 import argparse
-import contextlib
-import json
 import os
 import re
 import secrets
-import shlex
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+import harness
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "tests"))
@@ -34,7 +31,7 @@ import programs  # noqa: E402
 
 CONNECTIONS = 64
 WARM_UP_S = 1
-START_DEADLINE_S = 30
+WARM_UP_MS = 300
 LATENCY_DEADLINE_S = 30
 
 # What the server writes for the promises of the load generator, a row at a time.
@@ -45,10 +42,6 @@ INSERT INTO inserted (id, rev, state, timeout_at, created_at, settled_at, armed,
 VALUES (:run::text || '-' || :client_id::text || '-' || :n::text, :n, 'pending', 4102444800000, 1767225600000, NULL, false,
     NULL, '{}', '{}', '{"data":"e30="}');
 """
-
-
-class Failed(Exception):
-    """Something could not be measured."""
 
 
 class Bench:
@@ -63,32 +56,10 @@ class Bench:
         self.script.write_text(INSERT)
         self.runs = 0
 
-    @contextlib.contextmanager
     def node(self, name):
-        """A server; its URL."""
-        log = self.directory / f"{name}.log"
-        command = [self.server, "serve", "--server-bind", "127.0.0.1", "--server-port", "0"]
-        command += ["--observability-metrics-port", "0"]
-        command += ["--storage-type", "postgres", "--storage-postgres-url", self.url]
-        command += shlex.split(os.environ.get("RESONATE_SERVER_ARGS", ""))
-        with open(log, "wb") as output:
-            process = subprocess.Popen(command, cwd=self.directory, stdout=output, stderr=output)
-        try:
-            yield f"http://127.0.0.1:{listening_port(process, log)}"
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(START_DEADLINE_S)
-
-    def load(self, *arguments, deadline_s=60):
-        """The figures of a workload."""
-        command = [str(word) for word in [self.load_program, *arguments, "--json"]]
-        try:
-            answer = subprocess.run(command, capture_output=True, text=True, timeout=deadline_s, check=False)
-        except subprocess.TimeoutExpired:
-            raise Failed(f"`{shlex.join(command)}` took longer than {deadline_s} s") from None
-        if answer.returncode != 0:
-            raise Failed(f"`{shlex.join(command)}` failed: {answer.stderr.strip()}")
-        return json.loads(answer.stdout.splitlines()[-1])
+        """A server."""
+        storage = ["--storage-type", "postgres", "--storage-postgres-url", self.url]
+        return harness.server(self.server, storage, self.directory / f"{name}.log")
 
     def inserts(self, seconds):
         """Rows per second and median latency (ms) of pgbench."""
@@ -101,41 +72,15 @@ class Bench:
             lines = [line for log in Path(logs).iterdir() for line in log.read_text().splitlines()]
         rate = re.search(r"^tps = ([0-9.]+)", printed, re.MULTILINE)
         if not rate or not lines:
-            raise Failed(f"pgbench printed no rate:\n{printed}")
+            raise harness.Failed(f"pgbench printed no rate:\n{printed}")
         # client, transaction, microseconds, …
         return float(rate.group(1)), statistics.median(int(line.split()[2]) for line in lines) / 1000
 
     def creates(self, urls, seconds):
         """Promises per second and median latency (ms) through servers."""
-        nodes = [word for url in urls for word in ("--url", url)]
-        limits = ["--connections", CONNECTIONS, "--count", 10_000_000, "--duration-ms", seconds * 1000]
-        figures = self.load(*nodes, "create", *limits)
+        limits = ["--connections", CONNECTIONS, "--duration-ms", seconds * 1000, "--warm-up-ms", WARM_UP_MS]
+        figures = harness.load(self.load_program, urls, "create", *limits)
         return figures["per_second"], figures["p50_ms"]
-
-
-def listening_port(process, log):
-    until = time.monotonic() + START_DEADLINE_S
-    while process.poll() is None and time.monotonic() < until:
-        found = re.search(r"listening.*127\.0\.0\.1:(\d+)", log.read_text("utf-8", "replace"))
-        if found:
-            return int(found.group(1))
-        time.sleep(0.05)
-    raise Failed(f"the server does not start:\n{log.read_text('utf-8', 'replace')}")
-
-
-def built():
-    """The server and the load generator of this clone, but for those that the environment names."""
-    found = {"resonate": os.environ.get("RESONATE_BIN"), "load": os.environ.get("LOAD_BIN")}
-    if not all(found.values()):
-        command = ["cargo", "build", "--release", "--locked", "--quiet", "--bin", "resonate", "--bench", "load"]
-        answer = subprocess.run(
-            [*command, "--message-format", "json"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True
-        )
-        for message in map(json.loads, answer.stdout.splitlines()):
-            name = message.get("target", {}).get("name")
-            if message.get("executable") and found.get(name, True) is None:
-                found[name] = message["executable"]
-    return [str(Path(found[name]).resolve()) for name in ("resonate", "load")]
 
 
 def database(maintenance):
@@ -146,7 +91,8 @@ def database(maintenance):
 
 
 def measure(bench, rounds, seconds):
-    with bench.node("one") as one, bench.node("two") as two:
+    with bench.node("one") as first, bench.node("two") as second:
+        one, two = first.url, second.url
         postgres.sql(bench.url, TABLE)
         ways = {
             "pgbench, single-row inserts": bench.inserts,
@@ -154,11 +100,11 @@ def measure(bench, rounds, seconds):
             "promise.create, two servers": lambda s: bench.creates([one, two], s),
         }
         inserts, through_one, through_two = compare(ways, rounds, seconds).values()
-        print(f"one server / pgbench      {ratio(through_one, inserts):.2f}")
-        print(f"two servers / one server  {ratio(through_two, through_one):.2f}")
+        print(f"one server / pgbench      {harness.ratio(through_one, inserts):.2f}")
+        print(f"two servers / one server  {harness.ratio(through_two, through_one):.2f}")
         for name, stream in (("same server", one), ("other server", two)):
-            limits = ["--count", 300]
-            figures = bench.load("--url", one, "--poll-url", stream, "execute", *limits, deadline_s=LATENCY_DEADLINE_S)
+            limits = ["--poll-url", stream, "--count", 300]
+            figures = harness.load(bench.load_program, [one], "execute", *limits, deadline_s=LATENCY_DEADLINE_S)
             print(f"create -> execute, {name}: p50 {figures['p50_ms']:.2f} ms, p99 {figures['p99_ms']:.2f} ms", flush=True)
 
 
@@ -178,11 +124,6 @@ def compare(ways, rounds, seconds):
     return rates
 
 
-def ratio(rates, others):
-    """The median of the rounds' ratios: a neighbour who is busy for a while slows down both."""
-    return statistics.median(rate / other for rate, other in zip(rates, others))
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -190,8 +131,8 @@ def main():
     options = parser.parse_args()
     maintenance = os.environ.get("RESONATE_TEST_POSTGRES")
     if not maintenance:
-        raise Failed("RESONATE_TEST_POSTGRES names no PostgreSQL server")
-    server, load = built()
+        raise harness.Failed("RESONATE_TEST_POSTGRES names no PostgreSQL server")
+    server, load = harness.built()
     url, name = database(maintenance)
     try:
         with tempfile.TemporaryDirectory(prefix="resonate-bench-") as directory:
@@ -205,7 +146,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
-    except (Failed, postgres.Failed, programs.Missing) as error:
+    except (harness.Failed, postgres.Failed, programs.Missing) as error:
         sys.exit(f"benches/postgres.py: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,89 +1,67 @@
-//! A client of the wire: requests, and one event stream.
+//! A client of the wire: requests, and event streams.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
+
+use crate::wire::Connection;
 
 /// How long a workload waits for one message before it gives up.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Cheap to clone; clones share connections.
+/// Where the servers are. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    http: reqwest::Client,
-    urls: Arc<[String]>,
-    /// Which of them takes the requests.
-    turn: usize,
+    servers: Arc<[SocketAddr]>,
     /// Where streams are opened, if not where requests go.
-    poll_url: Option<String>,
+    poll: Option<SocketAddr>,
     /// Makes the ids of this run differ from those of any other.
     pub run: String,
 }
 
+/// What one of many connections does with a server.
+pub struct Session(Connection);
+
 impl Client {
     /// A client of the servers at `urls`, of which there is one at least.
-    pub fn new(urls: &[String], poll_url: Option<&str>) -> anyhow::Result<Self> {
-        let base = |url: &str| url.trim_end_matches('/').to_owned();
-        let urls: Arc<[String]> = urls.iter().map(|url| base(url)).collect();
-        ensure!(!urls.is_empty(), "no URL");
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .tcp_nodelay(true)
-            .pool_max_idle_per_host(usize::MAX)
-            .build()?;
-        let run = format!("bench{}", now_ms());
+    pub async fn new(urls: &[String], poll_url: Option<&str>) -> anyhow::Result<Self> {
+        let mut servers = Vec::new();
+        for url in urls {
+            servers.push(address(url).await?);
+        }
+        ensure!(!servers.is_empty(), "no URL");
+        let poll = match poll_url {
+            Some(url) => Some(address(url).await?),
+            None => None,
+        };
         Ok(Client {
-            http,
-            urls,
-            turn: 0,
-            poll_url: poll_url.map(base),
-            run,
+            servers: servers.into(),
+            poll,
+            run: format!("bench{}", now_us()),
         })
     }
 
-    /// The same client with another connection: servers take turns.
-    pub fn nth(&self, connection: usize) -> Self {
-        Client {
-            turn: connection % self.urls.len(),
-            ..self.clone()
-        }
+    /// How many servers there are.
+    pub fn servers(&self) -> usize {
+        self.servers.len()
     }
 
-    fn url(&self) -> &str {
-        &self.urls[self.turn]
+    /// One of many connections: servers take turns.
+    pub async fn session(&self, n: usize) -> anyhow::Result<Session> {
+        let server = self.servers[n % self.servers.len()];
+        Ok(Session(Connection::open(server).await?))
     }
 
-    /// Sends one request; answers `data` of a 2xx or 300.
-    pub async fn call(&self, kind: &str, data: Value) -> anyhow::Result<Value> {
-        let head = json!({"corrId": "bench", "version": "2026-04-01"});
-        let body = serde_json::to_vec(&json!({"kind": kind, "head": head, "data": data}))?;
-        let answer = self
-            .http
-            .post(format!("{}/", self.url()))
-            .body(body)
-            .send()
-            .await?;
-        let mut answer: Value = serde_json::from_slice(&answer.bytes().await?)?;
-        let status = answer["head"]["status"].as_u64().unwrap_or(0);
-        ensure!(
-            status == 200 || status == 300,
-            "{kind} answered {status}: {}",
-            answer["data"]
-        );
-        Ok(answer["data"].take())
-    }
-
-    /// Opens the poll stream of a worker.
-    pub async fn stream(&self, group: &str, id: &str) -> anyhow::Result<Stream> {
-        let base = self.poll_url.as_deref().unwrap_or(self.url());
-        let url = format!("{base}/poll/{group}/{id}");
-        let answer = self.http.get(url).send().await?;
-        ensure!(answer.status() == 200, "poll answered {}", answer.status());
+    /// Opens the poll stream of a worker, one of many: servers take turns.
+    pub async fn stream(&self, n: usize, group: &str, id: &str) -> anyhow::Result<Stream> {
+        let server = self.servers[n % self.servers.len()];
+        let mut connection = Connection::open(self.poll.unwrap_or(server)).await?;
+        connection.stream(&format!("/poll/{group}/{id}")).await?;
         let mut stream = Stream {
-            answer,
+            connection,
             buffer: Vec::new(),
         };
         // The greeting: from here on messages are routed to this stream.
@@ -93,15 +71,46 @@ impl Client {
     }
 }
 
+async fn address(url: &str) -> anyhow::Result<SocketAddr> {
+    let host = url.strip_prefix("http://").context("only http is spoken")?;
+    let host = host.trim_end_matches('/');
+    let mut found = tokio::net::lookup_host(host).await?;
+    let address = found
+        .next()
+        .with_context(|| format!("no address of {host}"))?;
+    let is_loopback = address.ip().is_loopback();
+    ensure!(is_loopback, "only loopback addresses are loaded, not {url}");
+    Ok(address)
+}
+
+impl Session {
+    /// Sends a request, which must be answered 200 or 300; the answer.
+    pub async fn call(&mut self, body: &str) -> anyhow::Result<&[u8]> {
+        let (status, answer) = self.0.post(body).await?;
+        if status != 200 && status != 300 {
+            let answer = String::from_utf8_lossy(answer).into_owned();
+            bail!("{body} is answered {status}: {answer}");
+        }
+        Ok(answer)
+    }
+
+    /// Gets what is there, whatever it is: to measure what a server of HTTP costs.
+    pub async fn get(&mut self, path: &str) -> anyhow::Result<()> {
+        let (status, _) = self.0.get(path).await?;
+        ensure!(status == 200, "{path} is answered {status}");
+        Ok(())
+    }
+}
+
 /// An open event stream.
 pub struct Stream {
-    answer: reqwest::Response,
+    connection: Connection,
     buffer: Vec<u8>,
 }
 
 impl Stream {
     async fn chunk(&mut self) -> anyhow::Result<()> {
-        match self.answer.chunk().await? {
+        match self.connection.chunk().await? {
             Some(chunk) => self.buffer.extend_from_slice(&chunk),
             None => bail!("the stream ended"),
         }
@@ -132,27 +141,25 @@ impl Stream {
     pub async fn until(&mut self, kind: &str, id: &str) -> anyhow::Result<Value> {
         loop {
             let message = self.next().await?;
-            let about = match kind {
-                "execute" => &message["data"]["task"]["id"],
-                _ => &message["data"]["promise"]["id"],
-            };
-            if message["kind"] == kind && about == id {
+            if message["kind"] == kind && about(&message) == id {
                 return Ok(message);
             }
         }
     }
 }
 
+/// The id of the task or promise that a message is about.
+pub fn about(message: &Value) -> &str {
+    let record = match message["kind"].as_str() {
+        Some("execute") => &message["data"]["task"],
+        _ => &message["data"]["promise"],
+    };
+    record["id"].as_str().unwrap_or_default()
+}
+
 /// The wall clock, in milliseconds.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the generator compares with the server's instants"
-)]
 pub fn now_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    now_us() / 1000
 }
 
 /// The wall clock, in microseconds.

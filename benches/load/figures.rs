@@ -5,11 +5,16 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+/// Seconds that latencies are kept of by themselves.
+const SECONDS_MAX: usize = 3600;
+
 /// Latencies of one workload, in microseconds.
 pub struct Figures {
     workload: &'static str,
     elapsed: Duration,
     latencies_us: Histogram<u64>,
+    /// Those of every second.
+    seconds: Vec<Histogram<u64>>,
     /// What else was measured; names end in the unit.
     others: Vec<(&'static str, f64)>,
 }
@@ -17,19 +22,31 @@ pub struct Figures {
 impl Figures {
     /// Nothing measured yet.
     pub fn new(workload: &'static str) -> anyhow::Result<Self> {
-        let latencies_us = Histogram::new_with_bounds(1, 600_000_000, 3)?;
         Ok(Figures {
             workload,
             elapsed: Duration::ZERO,
-            latencies_us,
+            latencies_us: histogram()?,
+            seconds: Vec::new(),
             others: Vec::new(),
         })
     }
 
     /// Adds one latency.
     pub fn record(&mut self, latency: Duration) {
-        self.latencies_us
-            .saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+        self.latencies_us.saturating_record(micros(latency));
+    }
+
+    /// Same, of what began so long after the beginning.
+    pub fn record_at(&mut self, at: Duration, latency: Duration) {
+        self.record(latency);
+        let second = usize::try_from(at.as_secs()).unwrap_or(usize::MAX);
+        while self.seconds.len() <= second.min(SECONDS_MAX) {
+            let Ok(histogram) = histogram() else { return };
+            self.seconds.push(histogram);
+        }
+        if let Some(histogram) = self.seconds.get_mut(second) {
+            histogram.saturating_record(micros(latency));
+        }
     }
 
     /// Adds another figure. Its name ends in its unit: `rss_per_stream_kib`.
@@ -40,6 +57,12 @@ impl Figures {
     /// Adds those of another part of the same workload.
     pub fn add(&mut self, other: &Figures) -> anyhow::Result<()> {
         self.latencies_us.add(&other.latencies_us)?;
+        for (second, latencies_us) in other.seconds.iter().enumerate() {
+            match self.seconds.get_mut(second) {
+                Some(own) => own.add(latencies_us)?,
+                None => self.seconds.push(latencies_us.clone()),
+            }
+        }
         Ok(())
     }
 
@@ -49,7 +72,8 @@ impl Figures {
         self
     }
 
-    fn quantile_ms(&self, quantile: f64) -> f64 {
+    /// A quantile of the latencies, in milliseconds.
+    pub fn quantile_ms(&self, quantile: f64) -> f64 {
         self.latencies_us.value_at_quantile(quantile) as f64 / 1000.0
     }
 
@@ -69,6 +93,10 @@ impl Figures {
             "p999_ms": self.quantile_ms(0.999),
             "max_ms": self.latencies_us.max() as f64 / 1000.0,
         });
+        let seconds = self.seconds.iter();
+        figures["p999_ms_by_second"] = seconds
+            .map(|second| second.value_at_quantile(0.999) as f64 / 1000.0)
+            .collect();
         for (name, value) in &self.others {
             figures[*name] = (*value).into();
         }
@@ -95,4 +123,12 @@ impl fmt::Display for Figures {
         }
         Ok(())
     }
+}
+
+fn histogram() -> anyhow::Result<Histogram<u64>> {
+    Ok(Histogram::new_with_bounds(1, 600_000_000, 3)?)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -1,28 +1,38 @@
 //! The load generator: measures any server of this protocol from outside, over HTTP and SSE.
 //!
 //! ```text
-//! cargo bench --bench load -- --url http://127.0.0.1:8001 execute --count 500
+//! cargo bench --bench load -- --url http://127.0.0.1:8001 create --connections 64
 //! ```
 //!
 //! With several `--url` connections are spread over the servers; with `--poll-url` the worker's stream hangs on
 //! another server than the one that takes the requests.
 //!
-//! Every workload is bounded in count, prints one line of figures, and with `--json` one JSON object.
+//! Every workload is bounded in count or time, prints one line of figures, and with `--json` one JSON object.
 #![allow(clippy::print_stdout, reason = "printing figures is what it is for")]
 
 use std::time::Duration;
 
-use anyhow::ensure;
 use clap::{Parser, Subcommand};
 
 mod client;
+mod drain;
 mod figures;
+mod floor;
+mod idle;
+mod invoke;
+mod pace;
 mod process;
+mod requests;
 mod streams;
+mod timers;
+mod wire;
 mod workloads;
 
 use client::Client;
+use figures::Figures;
+use pace::Pace;
 use streams::{Cast, Crowd};
+use workloads::{Create, Cycle, Hello, Kind, Mixed};
 
 /// Measures a server of the durable-promise protocol.
 #[derive(Parser)]
@@ -45,17 +55,54 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Workload {
-    /// Closed loop of promise.create from several connections.
+    /// Serves hello over HTTP until it is ended: what to compare with.
+    Floor,
+    /// `GET /`, for that.
+    Hello {
+        #[command(flatten)]
+        pace: Pace,
+    },
+    /// promise.create.
     Create {
-        /// Requests in all.
-        #[arg(long, default_value_t = 10_000)]
+        #[command(flatten)]
+        pace: Pace,
+    },
+    /// promise.get of promises that are there.
+    Get {
+        #[command(flatten)]
+        pace: Pace,
+    },
+    /// promise.settle of promises that are pending.
+    Settle {
+        /// How many are created before.
+        #[arg(long, default_value_t = 200_000)]
+        there: usize,
+        #[command(flatten)]
+        pace: Pace,
+    },
+    /// task.create, task.fence that creates a child, task.fulfill: three requests, one after the other.
+    Cycle {
+        #[command(flatten)]
+        pace: Pace,
+    },
+    /// Whole workflows: create, execute, acquire, fulfill, unblock.
+    Invoke {
+        #[command(flatten)]
+        pace: Pace,
+    },
+    /// Of twenty requests nine creates, seven gets, three settles and a search.
+    Mixed {
+        #[command(flatten)]
+        pace: Pace,
+    },
+    /// Stores promises, and leaves them.
+    Fill {
+        /// How many.
+        #[arg(long, default_value_t = 1_000_000)]
         count: usize,
-        /// Connections, each with one request in flight.
-        #[arg(long, default_value_t = 64)]
-        connections: usize,
-        /// Ends earlier, after so many milliseconds.
-        #[arg(long, default_value_t = 600_000)]
-        duration_ms: u64,
+        /// Pending or settled ones.
+        #[arg(long, value_enum, default_value_t = Kind::Pending)]
+        kind: Kind,
     },
     /// One idle client: promise.create with a target until `execute` arrives on an open stream.
     Execute {
@@ -72,20 +119,23 @@ enum Workload {
     /// Timer promises with listeners, spread evenly: how late does each `unblock` arrive?
     Timers {
         /// How many.
-        #[arg(long, default_value_t = 1000)]
+        #[arg(long, default_value_t = 10_000)]
         count: usize,
         /// Over how many milliseconds their deadlines are spread.
-        #[arg(long, default_value_t = 5000)]
+        #[arg(long, default_value_t = 10_000)]
         spread_ms: u64,
+    },
+    /// Promises that expire within one second: how late are they, and what do other requests notice?
+    Avalanche {
+        /// How many.
+        #[arg(long, default_value_t = 100_000)]
+        count: usize,
     },
     /// One worker reads all of many tasks that wait for it, and acquires none. With `--pid` also what that costs.
     Drain {
         /// How many.
         #[arg(long, default_value_t = 50_000)]
         count: usize,
-        /// Connections that create them.
-        #[arg(long, default_value_t = 64)]
-        connections: usize,
         /// See `streams`.
         #[arg(long)]
         pid: Option<u32>,
@@ -121,32 +171,39 @@ enum Workload {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    for url in args.urls.iter().chain(&args.poll_url) {
-        let is_loopback = ["http://127.", "http://localhost", "http://[::1]"]
-            .iter()
-            .any(|prefix| url.starts_with(prefix));
-        ensure!(is_loopback, "only loopback addresses are loaded, not {url}");
+    if let Workload::Floor = args.workload {
+        return floor::serve().await;
     }
-    let client = Client::new(&args.urls, args.poll_url.as_deref())?;
-    let figures = match args.workload {
-        Workload::Create {
-            count,
-            connections,
-            duration_ms,
-        } => {
-            let duration = Duration::from_millis(duration_ms);
-            workloads::create(&client, count, connections, duration).await?
+    let client = Client::new(&args.urls, args.poll_url.as_deref()).await?;
+    let figures = measure(&client, args.workload).await?;
+    if args.json {
+        println!("{}", figures.to_json());
+    } else {
+        println!("{figures}");
+    }
+    Ok(())
+}
+
+async fn measure(client: &Client, workload: Workload) -> anyhow::Result<Figures> {
+    let prefix = format!("{}-", client.run);
+    match workload {
+        Workload::Floor => Figures::new("floor"),
+        Workload::Hello { pace } => pace.drive(client, "hello", Hello).await,
+        Workload::Create { pace } => {
+            let tags = String::new();
+            pace.drive(client, "create", Create { prefix, tags }).await
         }
-        Workload::Execute { count } => workloads::execute(&client, count).await?,
-        Workload::Resume { count } => workloads::resume(&client, count).await?,
-        Workload::Timers { count, spread_ms } => {
-            workloads::timers(&client, count, spread_ms).await?
-        }
-        Workload::Drain {
-            count,
-            connections,
-            pid,
-        } => workloads::drain(&client, count, connections.max(1), pid).await?,
+        Workload::Get { pace } => workloads::get(client, &pace).await,
+        Workload::Settle { there, pace } => workloads::settle(client, &pace, there).await,
+        Workload::Cycle { pace } => pace.drive(client, "cycle", Cycle(prefix)).await,
+        Workload::Invoke { pace } => invoke::run(client, &pace).await,
+        Workload::Mixed { pace } => pace.drive(client, "mixed", Mixed(prefix)).await,
+        Workload::Fill { count, kind } => workloads::fill(client, count, kind).await,
+        Workload::Execute { count } => idle::execute(client, count).await,
+        Workload::Resume { count } => idle::resume(client, count).await,
+        Workload::Timers { count, spread_ms } => timers::spread(client, count, spread_ms).await,
+        Workload::Avalanche { count } => timers::avalanche(client, count).await,
+        Workload::Drain { count, pid } => drain::drain(client, count, pid).await,
         Workload::Streams {
             count,
             groups,
@@ -162,13 +219,7 @@ async fn main() -> anyhow::Result<()> {
                 opening: opening.max(1),
             };
             let hold = Duration::from_millis(hold_ms);
-            streams::run(&client, &crowd, cast, hold, messages, pid).await?
+            streams::run(client, &crowd, cast, hold, messages, pid).await
         }
-    };
-    if args.json {
-        println!("{}", figures.to_json());
-    } else {
-        println!("{figures}");
     }
-    Ok(())
 }

@@ -4,14 +4,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::client::{Client, Stream};
+use crate::client::{Client, Session, Stream, about};
 use crate::figures::Figures;
 use crate::process::{self, Usage};
-use crate::workloads::promise;
+use crate::requests;
 
 /// Whom messages are addressed to.
 #[derive(Clone, Copy, Default, clap::ValueEnum)]
@@ -62,9 +61,8 @@ pub async fn run(
     };
     let mut figures = Figures::new(name)?;
     // What the first request makes the server allocate is no stream's.
-    client
-        .call("promise.create", promise(&client.run, &json!({})))
-        .await?;
+    let mut session = client.session(0).await?;
+    session.call(&requests::create(&client.run, "")).await?;
 
     let before = usage(pid)?;
     let started_at = Instant::now();
@@ -92,11 +90,11 @@ pub async fn run(
 
     let measured_since = Instant::now();
     for n in 0..messages {
-        let latency = measure(client, crowd, cast, n, &mut heard).await?;
+        let latency = measure(client, &mut session, crowd, cast, n, &mut heard).await?;
         figures.record(latency);
     }
     let elapsed = measured_since.elapsed();
-    close(client, listeners, pid, &mut figures).await?;
+    close(client, &mut session, listeners, pid, &mut figures).await?;
     Ok(figures.finish(elapsed))
 }
 
@@ -110,8 +108,8 @@ fn group(client: &Client, crowd: &Crowd, n: usize) -> String {
 
 async fn open(client: &Client, crowd: &Crowd) -> anyhow::Result<Vec<Stream>> {
     let opening = (0..crowd.count).map(|n| {
-        let (client, group) = (client.nth(n), group(client, crowd, n));
-        async move { client.stream(&group, &format!("w{n}")).await }
+        let group = group(client, crowd, n);
+        async move { client.stream(n, &group, &format!("w{n}")).await }
     });
     stream::iter(opening)
         .buffered(crowd.opening)
@@ -131,10 +129,7 @@ fn listen(streams: Vec<Stream>) -> (mpsc::UnboundedReceiver<anyhow::Result<Heard
                 let is_over = message.is_err();
                 let message = message.map(|message| Heard {
                     stream: index,
-                    task: message["data"]["task"]["id"]
-                        .as_str()
-                        .unwrap_or_default()
-                        .to_owned(),
+                    task: about(&message).to_owned(),
                     at: Instant::now(),
                 });
                 if tell.send(message).is_err() || is_over {
@@ -149,6 +144,7 @@ fn listen(streams: Vec<Stream>) -> (mpsc::UnboundedReceiver<anyhow::Result<Heard
 /// From the `promise.create` of a task until its `execute` arrives where it should.
 async fn measure(
     client: &Client,
+    session: &mut Session,
     crowd: &Crowd,
     cast: Cast,
     n: usize,
@@ -162,9 +158,9 @@ async fn measure(
         Cast::Any => format!("poll://any@{group}"),
     };
     let id = format!("{}-{n}", client.run);
-    let tags = json!({"resonate:target": target});
+    let request = requests::create(&id, &format!(r#""resonate:target":"{target}""#));
     let sent_at = Instant::now();
-    client.call("promise.create", promise(&id, &tags)).await?;
+    session.call(&request).await?;
     loop {
         let message = tokio::time::timeout(crate::client::PATIENCE, heard.recv()).await;
         let message = message
@@ -184,6 +180,7 @@ async fn measure(
 /// Closes all streams at once, and measures how long a request takes right after.
 async fn close(
     client: &Client,
+    session: &mut Session,
     mut listeners: JoinSet<()>,
     pid: Option<u32>,
     figures: &mut Figures,
@@ -192,9 +189,7 @@ async fn close(
     listeners.shutdown().await;
     let sent_at = Instant::now();
     let id = format!("{}-last", client.run);
-    client
-        .call("promise.create", promise(&id, &json!({})))
-        .await?;
+    session.call(&requests::create(&id, "")).await?;
     figures.note(
         "create_while_closing_ms",
         sent_at.elapsed().as_secs_f64() * 1000.0,

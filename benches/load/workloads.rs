@@ -1,202 +1,162 @@
-//! The workloads. Each sets up what it needs, measures, and leaves its promises behind.
+//! What is measured request by request. Each workload sets up what it needs, and leaves its promises behind.
 
-use std::collections::HashSet;
-use std::time::{Duration, Instant};
-
-use futures_util::future::try_join_all;
-use serde_json::{Value, json};
-
-use crate::client::{Client, now_ms, now_us};
+use crate::client::{Client, Session, now_ms};
 use crate::figures::Figures;
-use crate::process;
+use crate::pace::{Pace, Work};
+use crate::requests::{self, request};
 
-/// Deadline of promises that are not to time out during a run.
-const HOUR_MS: u64 = 3_600_000;
+/// Promises that reads choose from.
+const KNOWN: usize = 10_000;
+/// Connections that set things up.
+pub const SETTERS: usize = 64;
 
-/// A promise that no deadline settles during a run.
-pub fn promise(id: &str, tags: &Value) -> Value {
-    json!({"id": id, "timeoutAt": now_ms() + HOUR_MS, "param": {"data": "e30="}, "tags": tags})
+/// `GET` of a path: what HTTP alone costs.
+pub struct Hello;
+
+impl Work for Hello {
+    async fn step(&self, session: &mut Session, _: usize) -> anyhow::Result<()> {
+        session.get("/").await
+    }
 }
 
-/// Closed loop of `promise.create`.
-pub async fn create(
-    client: &Client,
-    count: usize,
-    connections: usize,
-    duration: Duration,
-) -> anyhow::Result<Figures> {
-    let started_at = Instant::now();
-    let workers = (0..connections).map(|worker| {
-        let client = client.nth(worker);
-        tokio::spawn(async move {
-            let mut figures = Figures::new("create")?;
-            for n in 0..count / connections {
-                let id = format!("{}-{worker}-{n}", client.run);
-                let sent_at = Instant::now();
-                if sent_at.duration_since(started_at) > duration {
-                    break;
-                }
-                client
-                    .call("promise.create", promise(&id, &json!({})))
-                    .await?;
-                figures.record(sent_at.elapsed());
-            }
-            anyhow::Ok(figures)
-        })
-    });
-    let mut figures = Figures::new("create")?;
-    for worker in try_join_all(workers).await? {
-        figures.add(&worker?)?;
-    }
-    Ok(figures.finish(started_at.elapsed()))
+/// `promise.create`.
+pub struct Create {
+    /// What ids begin with.
+    pub prefix: String,
+    /// Tags, as members of a JSON object.
+    pub tags: String,
 }
 
-/// Tasks that wait for a worker; then one that reads them all and acquires none.
-pub async fn drain(
-    client: &Client,
-    count: usize,
-    connections: usize,
-    pid: Option<u32>,
-) -> anyhow::Result<Figures> {
-    let group = format!("{}d", client.run);
-    let target = json!({"resonate:target": format!("poll://any@{group}")});
-    let workers = (0..connections).map(|worker| {
-        let (client, target) = (client.nth(worker), target.clone());
-        tokio::spawn(async move {
-            for n in (worker..count).step_by(connections) {
-                let id = format!("{}-{n}", client.run);
-                client.call("promise.create", promise(&id, &target)).await?;
-            }
-            anyhow::Ok(())
-        })
-    });
-    for worker in try_join_all(workers).await? {
-        worker?;
+impl Work for Create {
+    async fn step(&self, session: &mut Session, n: usize) -> anyhow::Result<()> {
+        let id = format!("{}{n}", self.prefix);
+        session.call(&requests::create(&id, &self.tags)).await?;
+        Ok(())
     }
-    let mut figures = Figures::new("drain a backlog, between messages")?;
-    let before = pid.map(process::usage).transpose()?;
-    let started_at = Instant::now();
-    let mut stream = client.stream(&group, "w").await?;
-    let mut told = HashSet::new();
-    let mut last_at = started_at;
-    let mut messages = 0;
-    while told.len() < count {
-        let message = stream.next().await?;
-        figures.record(last_at.elapsed());
-        last_at = Instant::now();
-        messages += 1;
-        told.insert(message["data"]["task"]["id"].to_string());
-    }
-    let elapsed = started_at.elapsed();
-    figures.note("repeated_messages", f64::from(messages) - count as f64);
-    let after = pid.map(process::usage).transpose()?;
-    if let (Some(before), Some(after)) = (before, after) {
-        let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64();
-        figures.note("cpu_us_per_message", cpu * 1e6 / count.max(1) as f64);
-    }
-    Ok(figures.finish(elapsed))
 }
 
-/// `promise.create` with a target until its `execute`.
-pub async fn execute(client: &Client, count: usize) -> anyhow::Result<Figures> {
-    let group = format!("{}x", client.run);
-    let mut stream = client.stream(&group, "w").await?;
-    let mut figures = Figures::new("create -> execute")?;
-    let started_at = Instant::now();
-    for n in 0..count {
-        let id = format!("{}-{n}", client.run);
-        let tags = json!({"resonate:target": format!("poll://any@{group}")});
-        let client = client.nth(n);
-        let sent_at = Instant::now();
-        let (answer, message) = tokio::join!(
-            client.call("promise.create", promise(&id, &tags)),
-            stream.until("execute", &id)
+/// Creates so many promises `<prefix>0`, `<prefix>1`, ….
+pub async fn set_up(client: &Client, prefix: &str, count: usize, tags: &str) -> anyhow::Result<()> {
+    let work = Create {
+        prefix: prefix.to_owned(),
+        tags: tags.to_owned(),
+    };
+    let pace = Pace::exactly(SETTERS, count);
+    pace.drive(client, "set up", work).await?;
+    Ok(())
+}
+
+struct Get(String);
+
+impl Work for Get {
+    async fn step(&self, session: &mut Session, n: usize) -> anyhow::Result<()> {
+        // Far apart from each other.
+        let n = n.wrapping_mul(7919) % KNOWN;
+        session
+            .call(&requests::get(&format!("{}{n}", self.0)))
+            .await?;
+        Ok(())
+    }
+}
+
+/// `promise.get` of promises that are there.
+pub async fn get(client: &Client, pace: &Pace) -> anyhow::Result<Figures> {
+    let prefix = format!("{}-", client.run);
+    set_up(client, &prefix, KNOWN, "").await?;
+    pace.drive(client, "get", Get(prefix)).await
+}
+
+struct Settle(String);
+
+impl Work for Settle {
+    async fn step(&self, session: &mut Session, n: usize) -> anyhow::Result<()> {
+        let id = format!("{}{n}", self.0);
+        session.call(&requests::settle(&id)).await?;
+        Ok(())
+    }
+}
+
+/// `promise.settle` of `there` promises, at the most.
+pub async fn settle(client: &Client, pace: &Pace, there: usize) -> anyhow::Result<Figures> {
+    let prefix = format!("{}-", client.run);
+    set_up(client, &prefix, there, "").await?;
+    let pace = Pace {
+        count: pace.count.min(there),
+        ..pace.clone()
+    };
+    pace.drive(client, "settle", Settle(prefix)).await
+}
+
+/// `task.create`, `task.fence` that creates a child, `task.fulfill`.
+pub struct Cycle(pub String);
+
+impl Work for Cycle {
+    async fn step(&self, session: &mut Session, n: usize) -> anyhow::Result<()> {
+        let id = format!("{}{n}", self.0);
+        session.call(&requests::task(&id, "bench")).await?;
+        session
+            .call(&requests::fence(&id, &format!("{id}.0")))
+            .await?;
+        session.call(&requests::fulfill(&id, 1)).await?;
+        Ok(())
+    }
+}
+
+/// Of twenty requests: nine creates, seven gets, three settles, a search.
+pub struct Mixed(pub String);
+
+impl Work for Mixed {
+    async fn step(&self, session: &mut Session, n: usize) -> anyhow::Result<()> {
+        let id = |n: usize| format!("{}{n}", self.0);
+        // A connection's steps are as far apart as there are connections: each of them does some of all.
+        let turn = n / SETTERS % 20;
+        let own = |turn: usize| id(n - n / SETTERS % 20 * SETTERS + turn * SETTERS);
+        let request = match turn {
+            0..9 => requests::create(&id(n), ""),
+            9..16 => requests::get(&own(turn - 9)),
+            16..19 => requests::settle(&own(turn - 16)),
+            _ => requests::search(),
+        };
+        session.call(&request).await?;
+        Ok(())
+    }
+}
+
+/// Promises that only lie there.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// With a deadline in the next days.
+    Pending,
+    /// Settled as soon as they are there.
+    Settled,
+}
+
+struct Fill(String, Kind);
+
+impl Work for Fill {
+    async fn step(&self, session: &mut Session, n: usize) -> anyhow::Result<()> {
+        let Fill(prefix, kind) = self;
+        let now = now_ms();
+        let timeout_at = match kind {
+            Kind::Pending => now + 86_400_000 + u64::try_from(n % 600_000_000)?,
+            Kind::Settled => now - 1000,
+        };
+        let data = format!(
+            r#"{{"id":"{prefix}{n}","timeoutAt":{timeout_at},"param":{{"data":"e30="}},"tags":{{"resonate:timer":"true"}}}}"#
         );
-        figures.record(sent_at.elapsed());
-        answer?;
-        message?;
+        session.call(&request("promise.create", &data)).await?;
+        Ok(())
     }
-    Ok(figures.finish(started_at.elapsed()))
 }
 
-/// `promise.settle` of an awaited promise until `execute` of its suspended awaiter.
-pub async fn resume(client: &Client, count: usize) -> anyhow::Result<Figures> {
-    let group = format!("{}r", client.run);
-    let mut stream = client.stream(&group, "w").await?;
-    let mut figures = Figures::new("settle -> execute")?;
-    let started_at = Instant::now();
-    for n in 0..count {
-        let client = client.nth(n);
-        let (awaiter, awaited) = (
-            format!("{}-{n}", client.run),
-            format!("{}-{n}.0", client.run),
-        );
-        let tags = json!({"resonate:target": format!("poll://any@{group}")});
-        let action = json!({"kind": "promise.create", "data": promise(&awaiter, &tags)});
-        client
-            .call(
-                "task.create",
-                json!({"pid": "bench", "ttl": 60_000, "action": action}),
-            )
-            .await?;
-        client
-            .call("promise.create", promise(&awaited, &json!({})))
-            .await?;
-        let callback = json!({"awaited": awaited, "awaiter": awaiter});
-        let actions = json!([{"kind": "promise.register_callback", "data": callback}]);
-        client
-            .call(
-                "task.suspend",
-                json!({"id": awaiter, "version": 1, "actions": actions}),
-            )
-            .await?;
-        let settle = json!({"id": awaited, "state": "resolved", "value": {"data": "MQ=="}});
-        let sent_at = Instant::now();
-        let (answer, message) = tokio::join!(
-            client.call("promise.settle", settle),
-            stream.until("execute", &awaiter)
-        );
-        figures.record(sent_at.elapsed());
-        answer?;
-        message?;
-    }
-    Ok(figures.finish(started_at.elapsed()))
-}
-
-/// How late the `unblock` of a timer's listener arrives after the timer's deadline.
-pub async fn timers(client: &Client, count: usize, spread_ms: u64) -> anyhow::Result<Figures> {
-    let group = format!("{}t", client.run);
-    let mut stream = client.stream(&group, "w").await?;
-    let mut figures = Figures::new("timer lateness")?;
-    // Far enough ahead that all are set before the first is due.
-    let first_at = now_ms() + 2000 + u64::try_from(count)? * 2;
-    let started_at = Instant::now();
-    for n in 0..count {
-        let id = format!("{}-{n}", client.run);
-        let at = first_at + spread_ms * u64::try_from(n)? / u64::try_from(count)?;
-        let tags = json!({"resonate:timer": "true"});
-        let client = client.nth(n);
-        client
-            .call(
-                "promise.create",
-                json!({"id": id, "timeoutAt": at, "tags": tags}),
-            )
-            .await?;
-        let address = format!("poll://uni@{group}/w");
-        client
-            .call(
-                "promise.register_listener",
-                json!({"awaited": id, "address": address}),
-            )
-            .await?;
-    }
-    for _ in 0..count {
-        let message = stream.next().await?;
-        let timeout_at = message["data"]["promise"]["timeoutAt"]
-            .as_u64()
-            .unwrap_or(0);
-        let late_us = now_us().saturating_sub(timeout_at * 1000);
-        figures.record(Duration::from_micros(late_us));
-    }
-    Ok(figures.finish(started_at.elapsed()))
+/// Stores so many promises.
+pub async fn fill(client: &Client, count: usize, kind: Kind) -> anyhow::Result<Figures> {
+    let name = match kind {
+        Kind::Pending => "fill with pending promises",
+        Kind::Settled => "fill with settled promises",
+    };
+    let work = Fill(format!("{}-", client.run), kind);
+    Pace::exactly(SETTERS, count)
+        .drive(client, name, work)
+        .await
 }

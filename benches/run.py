@@ -1,0 +1,243 @@
+#!/usr/bin/env python3
+"""Measures a release build on SQLite, beside what this machine gives at most, and prints one table.
+
+    python3 benches/run.py                          everything, five rounds: about twenty minutes
+    python3 benches/run.py --rounds 3 --only create-64 get-64
+    python3 benches/run.py --stored                 with 1M pending and 10M settled promises stored: rates, start-up, memory
+    python3 benches/run.py --write                  puts the table into docs/performance.md
+
+Every round measures everything once, so that all suffer the same neighbours; each on a fresh database, by a generator on the
+same machine. Figures are medians of the rounds. `hello` is a server of the same HTTP library that does nothing; `fdatasync` is
+what one sync for each request would allow. Ratios are medians of each round's.
+
+$RESONATE_BIN and $LOAD_BIN name other programs than those of this clone; $RESONATE_SERVER_ARGS is added to the server's
+arguments. The databases are in target/: durability is measured on the disk that this is.
+"""
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import harness
+
+PAGE = harness.REPOSITORY / "docs/performance.md"
+BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
+SYNC_BYTES = 4096
+SYNCS = 300
+
+
+@dataclass(frozen=True)
+class Row:
+    """A workload, and what its rate is compared with."""
+
+    name: str
+    title: str
+    workload: tuple
+    beside: str | None = None
+    # Of these only the latencies say something.
+    is_rate: bool = True
+    rounds_max: int = 100
+
+
+def closed(connections, *more):
+    return ("--connections", str(connections), *more)
+
+
+ROWS = [
+    Row("hello-1", "hello, 1 connection", ("hello", *closed(1))),
+    Row("hello-64", "hello, 64", ("hello", *closed(64))),
+    Row("create-1", "promise.create, 1", ("create", *closed(1)), "fdatasync"),
+    Row("create-64", "promise.create, 64", ("create", *closed(64)), "hello-64"),
+    Row("create-256", "promise.create, 256", ("create", *closed(256)), "hello-64"),
+    Row("get-64", "promise.get, 64", ("get", *closed(64)), "hello-64"),
+    Row("settle-64", "promise.settle, 64", ("settle", *closed(64)), "hello-64"),
+    Row("cycle-64", "task.create, fence, fulfill, 64", ("cycle", *closed(64))),
+    Row("invoke-128", "workflows, 128", ("invoke", *closed(128))),
+    Row("execute", "create → execute, idle", ("execute",), is_rate=False),
+    Row("resume", "settle → resume, idle", ("resume",), is_rate=False),
+    Row("timers", "10,000 timers in 10 s, lateness", ("timers",), is_rate=False, rounds_max=3),
+    Row("avalanche", "100,000 deadlines in 1 s, lateness", ("avalanche",), is_rate=False, rounds_max=1),
+]
+TIMED = ("hello", "create", "get", "settle", "cycle", "invoke", "mixed")
+
+
+class Bench:
+    """The programs, and a folder for what they leave."""
+
+    def __init__(self, folder, seconds):
+        self.server_program, self.load_program = harness.built()
+        self.folder = folder
+        self.seconds = seconds
+
+    def server(self, database="resonate.db"):
+        storage = ["--storage-sqlite-path", self.folder / database]
+        return harness.server(self.server_program, storage, self.folder / "server.log")
+
+    def floor(self):
+        return harness.process([self.load_program, "floor"], self.folder / "floor.log")
+
+    def clean(self):
+        for left in self.folder.glob("resonate.db*"):
+            left.unlink()
+
+    def load(self, url, workload):
+        limits = ["--duration-ms", self.seconds * 1000] if workload[0] in TIMED else []
+        return harness.load(self.load_program, [url], *workload, *limits)
+
+    def measure(self, row):
+        """The figures of a row, once."""
+        self.clean()
+        start = self.floor if row.workload[0] == "hello" else self.server
+        with start() as server:
+            return self.load(server.url, row.workload)
+
+    def syncs_per_second(self):
+        """What one fdatasync after each write of a page would allow, in a file that has its length."""
+        path = self.folder / "sync"
+        page = os.urandom(SYNC_BYTES)
+        with open(path, "wb", buffering=0) as file:
+            file.write(page * SYNCS)
+            os.fsync(file.fileno())
+            started = time.monotonic()
+            for n in range(SYNCS):
+                os.pwrite(file.fileno(), page, n * SYNC_BYTES)
+                os.fdatasync(file.fileno())
+            return SYNCS / (time.monotonic() - started)
+
+
+def median(figures, name):
+    return statistics.median(figure[name] for figure in figures)
+
+
+def rounds_of(bench, rows, rounds):
+    """All figures, by row, in the order of the rounds."""
+    figures = {row.name: [] for row in rows}
+    figures["fdatasync"] = []
+    for number in range(1, rounds + 1):
+        figures["fdatasync"].append({"per_second": bench.syncs_per_second()})
+        for row in rows:
+            if number > row.rounds_max:
+                continue
+            measured = bench.measure(row)
+            figures[row.name].append(measured)
+            print(f"round {number} of {rounds}  {row.name:12}{shown(measured)}", flush=True)
+    return figures
+
+
+def shown(figures):
+    rest = "".join(f", {name} {figures[name]:.1f}" for name in ("others_p99_ms", "set_before_due") if name in figures)
+    times = " / ".join(f"{figures[name]:.2f}" for name in ("p50_ms", "p99_ms", "p999_ms", "max_ms"))
+    return f"{figures['per_second']:9.0f}/s  {times} ms{rest}"
+
+
+def table(rows, figures):
+    lines = ["| | per second | p50 ms | p99 ms | p99.9 ms | beside |", "|---|--:|--:|--:|--:|---|"]
+    syncs = median(figures["fdatasync"], "per_second")
+    lines.append(f"| fdatasync | {syncs:,.0f} | | | | |")
+    for row in rows:
+        own = figures[row.name]
+        rate = f"{median(own, 'per_second'):,.0f}" if row.is_rate else ""
+        times = " | ".join(f"{median(own, name):.2f}" for name in ("p50_ms", "p99_ms", "p999_ms"))
+        beside = ""
+        others = figures.get(row.beside)
+        if others:
+            part = harness.ratio([f["per_second"] for f in own], [f["per_second"] for f in others])
+            beside = f"{part:.2f} × {row.beside}"
+        if "others_p99_ms" in own[0]:
+            beside = f"other requests meanwhile: p99 {median(own, 'others_p99_ms'):.1f} ms"
+        lines.append(f"| {row.title} | {rate} | {times} | {beside} |")
+    return "\n".join(lines) + "\n"
+
+
+def half(bench, figures):
+    """Latencies of create at half of its highest rate."""
+    if not figures.get("create-64"):
+        return ""
+    rate = median(figures["create-64"], "per_second") / 2
+    bench.clean()
+    with bench.server() as server:
+        workload = ("create", *closed(64), "--rate", str(rate), "--duration-ms", "20000")
+        measured = harness.load(bench.load_program, [server.url], *workload)
+    worst = max(measured["p999_ms_by_second"])
+    return (
+        f"\nAt {rate:,.0f} creates a second, half of the most, for 20 s: p50 {measured['p50_ms']:.2f} ms, p99 "
+        f"{measured['p99_ms']:.2f} ms, p99.9 {measured['p999_ms']:.2f} ms, of the worst second {worst:.2f} ms.\n"
+    )
+
+
+def stored(bench, rows, rounds):
+    """The same rates on a database that holds much, start-up and memory included."""
+    bench.clean()
+    with bench.server() as server:
+        for count, kind in ((10_000_000, "settled"), (1_000_000, "pending")):
+            filled = harness.load(
+                bench.load_program, [server.url], "fill", "--count", count, "--kind", kind, deadline_s=7200
+            )
+            print(f"{count:,} {kind}: {filled['elapsed_ms'] / 1000:.0f} s", flush=True)
+    started = time.monotonic()
+    figures = {row.name: [] for row in rows}
+    with bench.server() as server:
+        print(f"start-up: {time.monotonic() - started:.2f} s", flush=True)
+        for number in range(rounds):
+            for row in rows:
+                measured = bench.load(server.url, row.workload)
+                figures[row.name].append(measured)
+                print(f"round {number + 1} of {rounds}  {row.name:12}{shown(measured)}", flush=True)
+        status = Path(f"/proc/{server.pid}/status").read_text()
+        memory = next(int(line.split()[1]) for line in status.split("\n") if line.startswith("VmRSS"))
+        print(f"memory: {memory / 1024:.0f} MiB", flush=True)
+    return figures
+
+
+def write(text):
+    page = PAGE.read_text()
+    before, rest = page.split(BEGIN)
+    _, after = rest.split(END)
+    PAGE.write_text(before + BEGIN + text + END + after)
+
+
+def main():
+    names = [row.name for row in ROWS]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=3, help="that a rate is measured")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {', '.join(names)}")
+    parser.add_argument("--stored", action="store_true", help="on a database of 11 million promises")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    options = parser.parse_args()
+    rows = [row for row in ROWS if row.name in options.only]
+    parent = harness.REPOSITORY / "target"
+    parent.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=parent))
+    try:
+        bench = Bench(folder, options.seconds)
+        if options.stored:
+            rows = [row for row in rows if row.is_rate and row.workload[0] != "hello"]
+            figures = {"fdatasync": [{"per_second": bench.syncs_per_second()}], **stored(bench, rows, options.rounds)}
+            print(table([row for row in rows if row.beside is None or row.beside == "fdatasync"], figures))
+            return
+        figures = rounds_of(bench, rows, options.rounds)
+        processors = f"{os.cpu_count()} processors, {platform.system()} {platform.release()}"
+        text = f"\n{processors}; {options.rounds} rounds of {options.seconds} s.\n\n{table(rows, figures)}"
+        text += half(bench, figures) + "\n"
+        print(text)
+        if options.write:
+            write(text)
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except harness.Failed as error:
+        sys.exit(f"benches/run.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
