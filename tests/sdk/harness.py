@@ -484,7 +484,7 @@ class Stage:
     def __init__(self, adapter, server_binary, server_args=(), store="sqlite", prefix=None):
         self.adapter = adapter
         self.dir = Path(tempfile.mkdtemp(prefix="resonate-sdk-"))
-        self.sdk_env = dict(adapter.env)
+        self.sdk_env = dict(adapter.env) if adapter else {}
         self.admin_token = None
         if prefix is not None:
             public, sign = sign_tokens(self.dir)
