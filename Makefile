@@ -75,7 +75,7 @@ deny: ## Advisories and licences of all dependencies; installs cargo-deny
 docs: ## Write docs/cli.md from what the program says
 	RESONATE_REWRITE_DOCS=1 cargo test --locked --test main cli::docs::
 
-bench: ## Load a release build; one line per workload
+bench: ## One table: rates and latencies of a release build on SQLite, beside what the machine gives
 	python3 benches/run.py
 
 bench-postgres: ## The same on PostgreSQL, beside pgbench: one server and two

@@ -4,7 +4,6 @@
     python3 benches/run.py                          everything, five rounds: about twenty minutes
     python3 benches/run.py --rounds 3 --only create-64 get-64
     python3 benches/run.py --stored                 with 1M pending and 10M settled promises stored: rates, start-up, memory
-    python3 benches/run.py --write                  puts the table into docs/performance.md
 
 Every round measures everything once, so that all suffer the same neighbours; each on a fresh database, by a generator on the
 same machine. Figures are medians of the rounds. `hello` is a server of the same HTTP library that does nothing; `fdatasync` is
@@ -27,8 +26,6 @@ from pathlib import Path
 
 import harness
 
-PAGE = harness.REPOSITORY / "docs/performance.md"
-BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
 SYNC_BYTES = 4096
 SYNCS = 300
 
@@ -172,11 +169,11 @@ def half(bench, figures):
     )
 
 
-def stored(bench, rows, rounds):
+def stored(bench, rows, options):
     """The same rates on a database that holds much, start-up and memory included."""
     bench.clean()
     with bench.server() as server:
-        for count, kind in ((10_000_000, "settled"), (1_000_000, "pending")):
+        for count, kind in ((options.settled, "settled"), (options.pending, "pending")):
             filled = harness.load(
                 bench.load_program, [server.url], "fill", "--count", count, "--kind", kind, deadline_s=7200
             )
@@ -185,22 +182,15 @@ def stored(bench, rows, rounds):
     figures = {row.name: [] for row in rows}
     with bench.server() as server:
         print(f"start-up: {time.monotonic() - started:.2f} s", flush=True)
-        for number in range(rounds):
+        for number in range(options.rounds):
             for row in rows:
                 measured = bench.load(server.url, row.workload)
                 figures[row.name].append(measured)
-                print(f"round {number + 1} of {rounds}  {row.name:12}{shown(measured)}", flush=True)
+                print(f"round {number + 1} of {options.rounds}  {row.name:12}{shown(measured)}", flush=True)
         status = Path(f"/proc/{server.pid}/status").read_text()
         memory = next(int(line.split()[1]) for line in status.split("\n") if line.startswith("VmRSS"))
         print(f"memory: {memory / 1024:.0f} MiB", flush=True)
     return figures
-
-
-def write(text):
-    page = PAGE.read_text()
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    PAGE.write_text(before + BEGIN + text + END + after)
 
 
 def main():
@@ -209,8 +199,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3, help="that a rate is measured")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {', '.join(names)}")
-    parser.add_argument("--stored", action="store_true", help="on a database of 11 million promises")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    parser.add_argument("--stored", action="store_true", help="on a database that holds much")
+    parser.add_argument("--pending", type=int, default=1_000_000, help="promises of --stored with deadlines to come")
+    parser.add_argument("--settled", type=int, default=10_000_000, help="promises of --stored that are settled")
     options = parser.parse_args()
     rows = [row for row in ROWS if row.name in options.only]
     parent = harness.REPOSITORY / "target"
@@ -220,7 +211,7 @@ def main():
         bench = Bench(folder, options.seconds)
         if options.stored:
             rows = [row for row in rows if row.is_rate and row.workload[0] != "hello"]
-            figures = {"fdatasync": [{"per_second": bench.syncs_per_second()}], **stored(bench, rows, options.rounds)}
+            figures = {"fdatasync": [{"per_second": bench.syncs_per_second()}], **stored(bench, rows, options)}
             print(table([row for row in rows if row.beside is None or row.beside == "fdatasync"], figures))
             return
         figures = rounds_of(bench, rows, options.rounds)
@@ -228,8 +219,6 @@ def main():
         text = f"\n{processors}; {options.rounds} rounds of {options.seconds} s.\n\n{table(rows, figures)}"
         text += half(bench, figures) + "\n"
         print(text)
-        if options.write:
-            write(text)
     finally:
         shutil.rmtree(folder)
 

@@ -76,6 +76,7 @@ mod protocol {
     mod debug;
     mod dispatch;
     mod envelope;
+    mod field_limits;
     mod preload;
     mod projection;
     mod promise_create;

@@ -77,14 +77,14 @@ impl Pace {
                 tokio::spawn(async move {
                     let mut figures = Figures::new(name)?;
                     for n in (first..pace.count).step_by(connections) {
-                        let due_at = pace.due_at(begun_at, n).unwrap_or_else(Instant::now);
+                        let due_at = pace.due_at(begun_at, n, Instant::now());
                         if due_at >= over_at {
                             break;
                         }
-                        sleep_until(due_at).await;
+                        let begun_at = pace.begin(due_at).await;
                         work.step(&mut session, n).await?;
                         if due_at >= measured_at {
-                            figures.record_at(due_at - measured_at, due_at.elapsed());
+                            figures.record_at(due_at - measured_at, begun_at.elapsed());
                         }
                     }
                     anyhow::Ok(figures)
@@ -98,8 +98,19 @@ impl Pace {
         Ok(figures.finish(elapsed))
     }
 
-    fn due_at(&self, begun_at: Instant, n: usize) -> Option<Instant> {
-        let rate = self.rate?;
-        Some(begun_at + Duration::from_secs_f64(n as f64 / rate))
+    /// When the `n`th step is due; without a rate that is now.
+    fn due_at(&self, begun_at: Instant, n: usize, now: Instant) -> Instant {
+        let after = |rate| begun_at + Duration::from_secs_f64(n as f64 / rate);
+        self.rate.map_or(now, after)
+    }
+
+    /// Waits until a step is due; from when its latency counts. That is when it was due, if its connection was
+    /// still busy then, and otherwise when the timer, which counts in milliseconds, has let it go.
+    async fn begin(&self, due_at: Instant) -> Instant {
+        if due_at <= Instant::now() {
+            return due_at;
+        }
+        sleep_until(due_at).await;
+        Instant::now()
     }
 }

@@ -24,6 +24,7 @@ mod invoke;
 mod job;
 mod mcp;
 mod output;
+mod page;
 mod progress;
 mod promises;
 mod schedules;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::page::Page;
 use super::session::{Failure, Flags, Request, Session};
 use super::{duration, examples, input, wait};
 use crate::client::clock;
@@ -69,17 +70,8 @@ pub(super) enum Command {
         /// Only those with all of these tags: a JSON object of strings
         #[arg(long, value_name = "JSON")]
         tags: Option<String>,
-        /// How many, 1 to 1000
-        #[arg(
-            long,
-            value_name = "N",
-            default_value_t = 100,
-            allow_negative_numbers = true
-        )]
-        limit: i64,
-        /// Where the page before this one ended: its `cursor`
-        #[arg(long)]
-        cursor: Option<String>,
+        #[command(flatten)]
+        page: Page,
     },
     /// Has the task of one promise resumed when another promise is settled
     #[command(after_long_help = examples::PROMISES_REGISTER_CALLBACK)]
@@ -178,8 +170,7 @@ impl Command {
             Command::Search {
                 state,
                 tags,
-                limit,
-                cursor,
+                page: Page { limit, cursor },
             } => Request::new(
                 "promise.search",
                 json!({

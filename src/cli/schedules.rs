@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::page::Page;
 use super::session::{Failure, Flags, Request, Session};
 use super::{duration, examples, input};
 use crate::protocol::record::Millis;
@@ -53,17 +54,8 @@ pub(super) enum Command {
         /// Only those whose promises have all of these tags: a JSON object of strings
         #[arg(long, value_name = "JSON")]
         tags: Option<String>,
-        /// How many, 1 to 1000
-        #[arg(
-            long,
-            value_name = "N",
-            default_value_t = 10,
-            allow_negative_numbers = true
-        )]
-        limit: i64,
-        /// Where the page before this one ended: its `cursor`
-        #[arg(long)]
-        cursor: Option<String>,
+        #[command(flatten)]
+        page: Page<10>,
     },
     /// Deletes a schedule; the promises that it created stay
     #[command(after_long_help = examples::SCHEDULES_DELETE)]
@@ -102,8 +94,7 @@ impl Command {
             Command::Delete { id } => ("schedule.delete", json!({"id": id})),
             Command::Search {
                 tags,
-                limit,
-                cursor,
+                page: Page { limit, cursor },
             } => (
                 "schedule.search",
                 json!({

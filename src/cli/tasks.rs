@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{ArgAction, Args, Subcommand};
 use serde_json::json;
 
+use super::page::Page;
 use super::session::{Failure, Flags, Request, Session};
 use super::{duration, examples, input};
 use crate::client::clock;
@@ -132,17 +133,8 @@ pub(super) enum Command {
         /// Only those in this state
         #[arg(long, value_parser = STATES)]
         state: Option<String>,
-        /// How many, 1 to 1000
-        #[arg(
-            long,
-            value_name = "N",
-            default_value_t = 100,
-            allow_negative_numbers = true
-        )]
-        limit: i64,
-        /// Where the page before this one ended: its `cursor`
-        #[arg(long)]
-        cursor: Option<String>,
+        #[command(flatten)]
+        page: Page,
     },
 }
 
@@ -251,8 +243,7 @@ impl Command {
             Command::Continue { id } => ("task.continue", json!({"id": id})),
             Command::Search {
                 state,
-                limit,
-                cursor,
+                page: Page { limit, cursor },
             } => (
                 "task.search",
                 json!({"state": state, "limit": limit, "cursor": cursor}),

@@ -45,10 +45,6 @@ const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer");
 /// A response whose body is whole, and is not counted yet.
 type Answer = axum::http::Response<Vec<u8>>;
 
-/// What an [`Answer`] only tells: to ask again does nothing.
-#[derive(Clone, Copy)]
-struct IsRead;
-
 /// Serves one protocol request.
 pub(super) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
     let started_at = Instant::now();
@@ -71,18 +67,18 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
     let cut = peer.map(|peer| peer.cut).unwrap_or_default();
     let send = |answer: Answer, room| answer.map(|body| app.responses.send(body, room, cut).into());
 
-    let answer = ask().await;
+    let (answer, is_read) = ask().await;
     let length = answer.body().len();
     if let Some(room) = app.responses.try_room(length) {
         return send(answer, room);
     }
     // What can be asked again is not kept while it waits for room.
-    let kept = Some(answer).filter(|answer| answer.extensions().get::<IsRead>().is_none());
+    let kept = (!is_read).then_some(answer);
     let deadline = Instant::now() + app.limits.request_deadline;
     if let Some(room) = app.responses.room(length, deadline).await {
         let answer = match kept {
             Some(answer) => answer,
-            None => ask().await,
+            None => ask().await.0,
         };
         if room.holds(answer.body().len()) {
             return send(answer, room);
@@ -112,31 +108,32 @@ async fn refuse(unread: Unread, too_many: Option<TooMany>, started_at: Instant) 
     }
 }
 
+/// The answer to a body, and whether it only tells: to ask again does nothing.
 async fn answer(
     app: &App,
     headers: &HeaderMap,
     body: &Bytes,
     too_many: Option<TooMany>,
     started_at: Instant,
-) -> Answer {
+) -> (Answer, bool) {
     let envelope = match envelope::parse(body) {
         Ok(envelope) => envelope,
         Err(mut rejection) => {
             if headers.contains_key(header::CONTENT_ENCODING) {
                 rejection.message.push_str(ENCODED);
             }
-            return rejected(&rejection, started_at);
+            return (rejected(&rejection, started_at), false);
         }
     };
     let (kind, corr_id) = (&*envelope.kind, &*envelope.corr_id);
     let token = envelope.auth.as_deref().or_else(|| auth::bearer(headers));
     let too_many = too_many.or_else(|| token.and_then(|token| app.rates.token(token).err()));
     if let Some(too_many) = too_many {
-        return limited(kind, corr_id, too_many, started_at);
+        return (limited(kind, corr_id, too_many, started_at), false);
     }
     let outcome = AssertUnwindSafe(execute(app, headers, &envelope, body.len())).catch_unwind();
     let panicked = |_| Err(Failure::Engine(Error::Internal(PANICKED.to_owned())));
-    match outcome.await.unwrap_or_else(panicked) {
+    let answer = match outcome.await.unwrap_or_else(panicked) {
         Ok((reply, is_read)) => {
             let status = reply.status();
             log(kind, corr_id, status, started_at);
@@ -146,11 +143,7 @@ async fn answer(
                 corr_id,
                 reply,
             };
-            let mut answer = respond(status, &envelope);
-            if is_read {
-                answer.extensions_mut().insert(IsRead);
-            }
-            answer
+            return (respond(status, &envelope), is_read);
         }
         Err(Failure::Rejected(rejection)) => rejected(&rejection, started_at),
         Err(Failure::Engine(error)) => {
@@ -168,7 +161,8 @@ async fn answer(
                 &ErrorEnvelope::new(kind, corr_id, status, &error.to_string()),
             )
         }
-    }
+    };
+    (answer, false)
 }
 
 /// Why there is no reply.

@@ -1,6 +1,6 @@
 //! Where the token of a request is, and who it says sent it (`protocol.md` §3).
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::http::{HeaderMap, header};
 
@@ -8,6 +8,8 @@ use super::App;
 use crate::auth::{Denied, Principal};
 
 const SCHEME: &str = "bearer";
+/// Where nobody is asked.
+static ANYBODY: LazyLock<Arc<Principal>> = LazyLock::new(|| Arc::new(Principal::anybody()));
 
 /// Who sent a request with this `head.auth` and these headers.
 pub(super) async fn principal(
@@ -16,7 +18,7 @@ pub(super) async fn principal(
     headers: &HeaderMap,
 ) -> Result<Arc<Principal>, Denied> {
     let Some(authenticator) = &app.auth else {
-        return Ok(Arc::new(Principal::anybody()));
+        return Ok(Arc::clone(&ANYBODY));
     };
     let token = in_head.or_else(|| bearer(headers));
     let now = app.engine.clock().now();
