@@ -229,6 +229,7 @@ pub fn waiting_unblock<R: Cells>(row: &R) -> Result<Waiting> {
         promise: columns.promise()?.decode()?,
         retry_at: columns.number()?,
         address: columns.id()?,
+        is_backing_off: columns.number()? > 0,
     })
 }
 

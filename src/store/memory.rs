@@ -302,6 +302,7 @@ impl State {
                     promise: object.promise.clone(),
                     address: address.clone(),
                     retry_at: *retry_at,
+                    is_backing_off: listener.attempts > 0,
                 })
             }
         }

@@ -243,6 +243,8 @@ pub enum Waiting {
         address: Id,
         /// Its next attempt.
         retry_at: Millis,
+        /// Whether the one before failed.
+        is_backing_off: bool,
     },
 }
 
@@ -260,8 +262,16 @@ impl Waiting {
                 promise,
                 address,
                 retry_at,
+                is_backing_off: _,
             } => (*retry_at, promise.id.clone(), address.clone()),
         }
+    }
+}
+
+impl Waiting {
+    /// Whether it failed, and the pause after that is not over.
+    pub fn is_pausing(&self, now: Millis) -> bool {
+        matches!(self, Waiting::Unblock { is_backing_off: true, retry_at, .. } if *retry_at > now)
     }
 }
 

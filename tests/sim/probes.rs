@@ -462,13 +462,7 @@ impl Probe {
         self.settle(&awaited).await;
         sleep(Duration::from_millis(300)).await;
         *self.sim.weather() = Weather::fine();
-        // Another node does not know that it failed: when it has room for pushes it may try, fail too, and so double
-        // the pause, twice in this time.
-        let pause = match self.sim.plan.nodes {
-            1 => Duration::from_secs(1),
-            _ => Duration::from_secs(4),
-        };
-        sleep(pause + AT_ONCE).await;
+        sleep(Duration::from_millis(1000) + AT_ONCE).await;
         let key = (awaited, address);
         match self.sim.history().received.contains(&key) {
             true => Ok(()),

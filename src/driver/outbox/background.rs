@@ -236,6 +236,10 @@ impl Outbox {
             if is_shared && !self.is_mine(&DeadlineKey::Promise(subject.clone())) {
                 continue;
             }
+            // A failure of this server is remembered; of those of others only the store knows.
+            if self.settings.cluster.is_some() && waiting.is_pausing(now) {
+                continue;
+            }
             let message = message_of(waiting, now);
             // The dispatch that follows the step finds it taken; or finds whoever it is for elsewhere.
             let is_taken = (is_overdue && !self.is_for_here(message.address()))

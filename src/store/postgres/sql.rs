@@ -157,7 +157,7 @@ pub const WAITING_EXECUTES: &str = "
 pub const WAITING_UNBLOCKS: &str = concat!(
     "SELECT ",
     promise_columns!(),
-    ", l.retry_at, l.address
+    ", l.retry_at, l.address, l.attempts
     FROM listeners AS l JOIN promises AS p ON p.id = l.promise_id
     WHERE l.enqueued_at IS NOT NULL AND l.queue = $1 AND l.enqueued_at <= $2
         AND (l.retry_at, l.promise_id, l.address) > ($3, $4::text, $5::text)

@@ -392,6 +392,7 @@ pub(crate) async fn waiting_messages_come_in_pages(store: &dyn Store) {
         promise: unblocking("e", address, 3, 10).promise,
         address: id(address),
         retry_at: 10,
+        is_backing_off: false,
     };
     assert_eq!(all("any@g", MessageKind::Unblock).await[0], unblock);
     assert_eq!(all("any@x", MessageKind::Execute).await, []);
