@@ -4,9 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::client::VERSION;
-use crate::harness::record;
 use crate::harness::server::{Server, shared, unique};
-use crate::harness::store::key_bytes_max;
 
 fn head() -> Value {
     json!({"corrId": "c", "version": VERSION})
