@@ -2,14 +2,14 @@
 
 use clap::Args;
 
-/// A page, of so many unless it is said.
+/// A page.
 #[derive(Args)]
-pub(super) struct Page<const DEFAULT: i64 = 100> {
+pub(super) struct Page {
     /// How many, 1 to 1000
     #[arg(
         long,
         value_name = "N",
-        default_value_t = DEFAULT,
+        default_value_t = 100,
         allow_negative_numbers = true
     )]
     pub limit: i64,

@@ -50,12 +50,13 @@ pub(super) enum Command {
     },
     /// Lists schedules by id, a page at a time
     #[command(after_long_help = examples::SCHEDULES_SEARCH)]
+    #[command(mut_arg("limit", |limit| limit.default_value("10")))]
     Search {
         /// Only those whose promises have all of these tags: a JSON object of strings
         #[arg(long, value_name = "JSON")]
         tags: Option<String>,
         #[command(flatten)]
-        page: Page<10>,
+        page: Page,
     },
     /// Deletes a schedule; the promises that it created stay
     #[command(after_long_help = examples::SCHEDULES_DELETE)]
