@@ -195,9 +195,9 @@ async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
                 Synchronous::Full => Durability::PowerLoss,
                 Synchronous::Normal => Durability::ProcessCrash,
             };
-            Ok(Arc::new(
-                SqliteStore::open(Path::new(&sqlite.path), durability).await?,
-            ))
+            let path = Path::new(&sqlite.path);
+            let store = SqliteStore::open(path, durability, sqlite.cache_bytes);
+            Ok(Arc::new(store.await?))
         }
         Backend::Postgres => {
             let postgres = &config.storage.postgres;

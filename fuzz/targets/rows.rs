@@ -284,7 +284,7 @@ fn is_decided(object: &Object, now: Millis) {
     inputs.push(Input::Step(Step::UnblockFailed { promise, address }));
     for input in inputs {
         let loaded = Loaded {
-            objects: vec![object.clone()],
+            objects: vec![Arc::new(object.clone())],
             ..Loaded::default()
         };
         decide_on(loaded, &input, now);

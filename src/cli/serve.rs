@@ -159,6 +159,9 @@ struct StorageFlags {
     /// acknowledged writes
     #[arg(long, value_name = "MODE")]
     storage_sqlite_synchronous: Option<String>,
+    /// Promises used last that are kept in memory, in bytes; 0 keeps none
+    #[arg(long, value_name = "BYTES", allow_negative_numbers = true)]
+    storage_sqlite_cache_bytes: Option<i64>,
     /// PostgreSQL database: `postgres://user:password@host:5432/name?sslmode=verify-full`; a
     /// password is safer in the environment
     #[arg(long, value_name = "URL")]
@@ -399,6 +402,10 @@ impl StorageFlags {
         given.add(
             "storage.sqlite.synchronous",
             self.storage_sqlite_synchronous,
+        );
+        given.add(
+            "storage.sqlite.cache_bytes",
+            self.storage_sqlite_cache_bytes,
         );
         given.add("storage.postgres.url", self.storage_postgres_url);
         given.add(

@@ -52,6 +52,9 @@ pub struct Sqlite {
     pub path: String,
     /// What an acknowledgement is worth.
     pub synchronous: Synchronous,
+    /// Bytes of promises that are kept in memory beside the file, about; 0 keeps none.
+    #[serde(deserialize_with = "value::at_least_zero")]
+    pub cache_bytes: usize,
 }
 
 impl Sqlite {
@@ -66,6 +69,7 @@ impl Default for Sqlite {
         Sqlite {
             path: "resonate.db".to_owned(),
             synchronous: Synchronous::default(),
+            cache_bytes: 128 * 1024 * 1024,
         }
     }
 }

@@ -278,11 +278,11 @@ impl Engine {
         Ok(match query {
             Query::PromiseGet { id } => {
                 let object = self.read(id, now, stores_deadlines).await?;
-                query::promise(object.as_ref(), now)
+                query::promise(object.as_deref(), now)
             }
             Query::TaskGet { id } => {
                 let object = self.read(id, now, stores_deadlines).await?;
-                query::task(object.as_ref(), now)
+                query::task(object.as_deref(), now)
             }
             Query::ScheduleGet { id } => query::schedule(self.store.read_schedule(id).await?),
             Query::PromiseSearch(op) => {
@@ -323,7 +323,7 @@ impl Engine {
         id: &Id,
         now: Millis,
         stores_deadlines: bool,
-    ) -> Result<Option<Object>, Error> {
+    ) -> Result<Option<Arc<Object>>, Error> {
         let ids = std::slice::from_ref(id);
         let object = self.store.read(ids).await?.pop();
         let promise = object.iter().map(|object| &object.promise);

@@ -126,7 +126,7 @@ pub fn missing(input: &Input, now: Millis, ws: &Workspace) -> Need {
 
 fn missing_of_command(command: &Command, now: Millis, ws: &Workspace, need: &mut Need) {
     match command {
-        Command::PromiseCreate(op) => want(ws, &op.id, need),
+        Command::PromiseCreate(op) => want_birth(ws, &op.id, need),
         Command::PromiseSettle(op) => settle::missing(ws, &op.id, now, need),
         Command::PromiseRegisterCallback { awaited, awaiter } => {
             want(ws, awaited, need);
@@ -134,7 +134,7 @@ fn missing_of_command(command: &Command, now: Millis, ws: &Workspace, need: &mut
         }
         Command::PromiseRegisterListener { awaited, .. } => want(ws, awaited, need),
         Command::TaskCreate(op) => {
-            want(ws, &op.action.id, need);
+            want_birth(ws, &op.action.id, need);
             let branch = match ws.get(&op.action.id) {
                 Some(object) => object.promise.tags.branch(),
                 None => op.action.tags.branch(),
@@ -149,7 +149,7 @@ fn missing_of_command(command: &Command, now: Millis, ws: &Workspace, need: &mut
         Command::TaskFence(op) => {
             want(ws, &op.task.id, need);
             match &op.action {
-                FenceAction::Create(create) => want(ws, &create.id, need),
+                FenceAction::Create(create) => want_birth(ws, &create.id, need),
                 FenceAction::Settle(settle) => settle::missing(ws, &settle.id, now, need),
             }
             if task::is_held(ws, &op.task, now) {
@@ -199,6 +199,14 @@ fn missing_of_step(step: &Step, now: Millis, ws: &Workspace, need: &mut Need) {
 fn want(ws: &Workspace, id: &Id, need: &mut Need) {
     if !ws.has(id) {
         need.objects.insert(id.clone());
+    }
+}
+
+/// Wants what is about to be created: its absence need not be known, as long as it is created.
+fn want_birth(ws: &Workspace, id: &Id, need: &mut Need) {
+    if !ws.has(id) && !ws.has_guessed(id) {
+        need.objects.insert(id.clone());
+        need.births.insert(id.clone());
     }
 }
 

@@ -57,6 +57,7 @@ struct Slot<T> {
 #[derive(Clone, Debug, Default)]
 pub struct Workspace {
     objects: HashMap<Id, Slot<Object>>,
+    guessed: HashSet<Id>,
     schedules: HashMap<Id, Slot<Schedule>>,
     /// Members of the loaded branches, kept up to date with `objects`.
     branches: HashMap<Id, BTreeMap<Id, Promise>>,
@@ -68,16 +69,25 @@ impl Workspace {
     /// Takes in what was loaded for `need`. What is there already, and may be changed, stays.
     pub fn absorb(&mut self, need: &Need, loaded: Loaded) {
         for object in loaded.objects {
-            let object = Arc::new(object);
-            self.objects
-                .entry(object.promise.id.clone())
-                .or_insert_with(|| Slot {
+            let id = object.promise.id.clone();
+            if !self.has(&id) {
+                let slot = Slot {
                     before: Some(object.clone()),
                     now: Some(object),
                     is_changed: false,
-                });
+                };
+                self.guessed.remove(&id);
+                self.objects.insert(id, slot);
+            }
         }
         for id in &need.objects {
+            if loaded.guessed.contains(id) {
+                if !self.has(id) {
+                    self.guessed.insert(id.clone());
+                }
+                continue;
+            }
+            self.guessed.remove(id);
             let absent = || Slot {
                 before: None,
                 now: None,
@@ -138,6 +148,12 @@ impl Workspace {
     /// Whether the object is loaded: present, or known to be absent.
     pub fn has(&self, id: &str) -> bool {
         self.objects.contains_key(id)
+    }
+
+    /// Whether the object is taken to be absent, which nobody has looked for: it may be created, and nothing
+    /// else be decided on it.
+    pub fn has_guessed(&self, id: &str) -> bool {
+        self.guessed.contains(id)
     }
 
     /// Whether the schedule is loaded.
@@ -336,7 +352,7 @@ mod tests {
     fn messages_after(steps: Vec<Step>) -> usize {
         let mut workspace = Workspace::default();
         let loaded = Loaded {
-            objects: vec![owing()],
+            objects: vec![Arc::new(owing())],
             ..Loaded::default()
         };
         workspace.absorb(&Need::default(), loaded);

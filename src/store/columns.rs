@@ -1,6 +1,8 @@
 //! Result rows as objects, for every SQL back end: which columns are selected, and how they are read, in
 //! that order. A back end says how one cell of its rows is read ([`Cells`]).
 
+use std::sync::Arc;
+
 use crate::machine::object::Object;
 use crate::protocol::record::{Id, Millis, Promise, Schedule};
 
@@ -190,6 +192,11 @@ pub fn promise<R: Cells>(row: &R) -> Result<Promise> {
 /// An object.
 pub fn object<R: Cells>(row: &R) -> Result<Object> {
     Columns::of(row).object()
+}
+
+/// An object, to be shared.
+pub fn shared_object<R: Cells>(row: &R) -> Result<Arc<Object>> {
+    object(row).map(Arc::new)
 }
 
 /// A schedule.

@@ -84,7 +84,7 @@ impl<B: Before> Store for Hooked<B> {
             inner: self.inner.begin().await?,
         }))
     }
-    async fn read(&self, ids: &[Id]) -> Result<Vec<Object>> {
+    async fn read(&self, ids: &[Id]) -> Result<Vec<Arc<Object>>> {
         self.before.read(ids);
         self.inner.read(ids).await
     }

@@ -190,7 +190,7 @@ impl State {
         for pid in &need.pids {
             ids.extend(members(&self.pids, pid));
         }
-        let found = |id: &Id| self.objects.get(id).map(|object| (**object).clone());
+        let found = |id: &Id| self.objects.get(id).cloned();
         Loaded {
             objects: ids.into_iter().filter_map(found).collect(),
             branch_members: need
@@ -204,6 +204,7 @@ impl State {
                 .iter()
                 .filter_map(|id| Some((**self.schedules.get(id)?).clone()))
                 .collect(),
+            ..Loaded::default()
         }
     }
 
@@ -379,14 +380,11 @@ impl Store for MemoryStore {
         }))
     }
 
-    async fn read(&self, ids: &[Id]) -> Result<Vec<Object>> {
+    async fn read(&self, ids: &[Id]) -> Result<Vec<Arc<Object>>> {
         let state = self.read_state();
         let ids: BTreeSet<&Id> = ids.iter().collect();
-        Ok(ids
-            .into_iter()
-            .filter_map(|id| state.objects.get(id))
-            .map(|object| without_obligations(object))
-            .collect())
+        let found = ids.into_iter().filter_map(|id| state.objects.get(id));
+        Ok(found.cloned().collect())
     }
 
     async fn read_schedule(&self, id: &str) -> Result<Option<Schedule>> {

@@ -60,6 +60,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub struct Need {
     /// Whole objects by id.
     pub objects: BTreeSet<Id>,
+    /// Of these, what is about to be created, unless it is there: a back end that would notice it at the
+    /// commit need not look.
+    pub births: BTreeSet<Id>,
     /// Preload groups: every promise with this `resonate:branch`.
     pub branches: BTreeSet<Id>,
     /// Schedules by id.
@@ -80,6 +83,7 @@ impl Need {
     /// Adds all of another need.
     pub fn extend(&mut self, other: Need) {
         self.objects.extend(other.objects);
+        self.births.extend(other.births);
         self.branches.extend(other.branches);
         self.schedules.extend(other.schedules);
         self.pids.extend(other.pids);
@@ -90,7 +94,10 @@ impl Need {
 #[derive(Clone, Debug, Default)]
 pub struct Loaded {
     /// The objects found, those of `need.pids` included.
-    pub objects: Vec<Object>,
+    pub objects: Vec<Arc<Object>>,
+    /// Births that were not looked for, and are taken to be absent. If one is there after all, the commit
+    /// that creates it is refused with [`Error::Conflict`], and they are looked for the next time.
+    pub guessed: BTreeSet<Id>,
     /// Members of the branches, stored records only, in no particular order.
     pub branch_members: Vec<Promise>,
     /// The schedules found.
@@ -337,8 +344,8 @@ pub trait Store: Send + Sync + 'static {
     /// Starts the transaction of one batch.
     async fn begin(&self) -> Result<Box<dyn Transaction + '_>>;
 
-    /// Loads objects outside any batch, for reads. Callbacks and listeners are left empty.
-    async fn read(&self, ids: &[Id]) -> Result<Vec<Object>>;
+    /// Loads objects outside any batch, for reads. Callbacks and listeners may be left empty.
+    async fn read(&self, ids: &[Id]) -> Result<Vec<Arc<Object>>>;
 
     /// Reads one schedule.
     async fn read_schedule(&self, id: &str) -> Result<Option<Schedule>>;

@@ -366,7 +366,8 @@ async fn compare(store: &dyn Store, tally: &Tally) -> resonate::store::Result<()
             ..Need::default()
         };
         let mut transaction = store.begin().await?;
-        let mut loaded = transaction.load(&need).await?.objects;
+        let loaded = transaction.load(&need).await?.objects;
+        let mut loaded: Vec<Object> = loaded.iter().map(|object| (**object).clone()).collect();
         loaded.sort_by(|a, b| a.promise.id.cmp(&b.promise.id));
         let stored: Vec<Object> = before.iter().map(|object| (**object).clone()).collect();
         assert_eq!(loaded, stored);
@@ -408,7 +409,7 @@ fn every_short_sequence_is_decided_and_stored_as_specified() {
     runtime.block_on(async {
         compare(&MemoryStore::new(), &tally).await.unwrap();
         let path = folder.path().join("scopes.db");
-        let sqlite = SqliteStore::open(&path, Durability::ProcessCrash)
+        let sqlite = SqliteStore::open(&path, Durability::ProcessCrash, 0)
             .await
             .unwrap();
         compare(&sqlite, &tally).await.unwrap();

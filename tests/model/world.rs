@@ -210,12 +210,13 @@ impl World {
         let promises = objects.values().map(|object| &object.promise);
         let schedules = self.schedules.iter();
         Loaded {
-            objects: found.map(|(_, object)| (**object).clone()).collect(),
+            objects: found.map(|(_, object)| object.clone()).collect(),
             branch_members: promises.filter(|p| is_member(p)).cloned().collect(),
             schedules: schedules
                 .filter(|(id, _)| need.schedules.contains(*id))
                 .map(|(_, schedule)| schedule.clone())
                 .collect(),
+            ..Loaded::default()
         }
     }
 

@@ -4,7 +4,7 @@
 //! Each node has a handle of its own, which dies with it: a call that is under way then never returns, and a
 //! commit has reached the storage or has not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -234,6 +234,8 @@ impl Trouble {
 struct Seen {
     objects: BTreeMap<Id, Option<Seq>>,
     schedules: BTreeMap<Id, Option<Seq>>,
+    /// Of the objects, those that were taken to be absent without a look.
+    guessed: BTreeSet<Id>,
     /// The state at the first look.
     since: Option<Seq>,
     decisions: Vec<Decision>,
@@ -268,14 +270,22 @@ impl Transaction for SimTransaction<'_> {
         if let Err(trouble) = handle.travel().await {
             return Err(trouble.into_error().await);
         }
-        let loaded = handle.database.inner.begin().await?.load(need).await?;
+        let (need, guessed) = handle.guess(need);
+        let mut loaded = handle.database.inner.begin().await?.load(&need).await?;
         {
             let history = handle.sim().history();
             self.seen.since.get_or_insert(history.seq());
             let found = loaded.objects.iter().map(|object| &object.promise.id);
             for id in need.objects.iter().chain(found) {
                 let seq = history.changed_at(id);
+                if self.seen.guessed.remove(id) {
+                    self.seen.objects.remove(id);
+                }
                 self.seen.objects.entry(id.clone()).or_insert(seq);
+            }
+            for id in &guessed {
+                self.seen.guessed.insert(id.clone());
+                self.seen.objects.insert(id.clone(), None);
             }
             for id in &need.schedules {
                 let seq = history.schedule_changed_at(id);
@@ -285,6 +295,7 @@ impl Transaction for SimTransaction<'_> {
         if let Err(trouble) = handle.travel().await {
             return Err(trouble.into_error().await);
         }
+        loaded.guessed = guessed;
         Ok(loaded)
     }
 
@@ -336,7 +347,8 @@ impl Handle {
     /// Checks a commit and makes it, unless something has changed that it was decided on.
     async fn apply(&self, seen: &Seen, changes: &Changes) -> Result<()> {
         let sim = self.sim();
-        if sim.plan.is_shared && !self.is_current(seen, changes) {
+        let may_differ = sim.plan.is_shared || !seen.guessed.is_empty();
+        if may_differ && !self.is_current(seen, changes) {
             self.line(|| "overtaken".to_owned());
             sim.count("a commit is overtaken");
             return Err(Error::Conflict("overtaken".to_owned()));
@@ -400,6 +412,19 @@ impl Handle {
     }
 
     /// Whether everything that was there when it was loaded is still as it was, and what is new is new.
+    /// What is looked for, and what is taken to be absent instead: some storages need not look for what is
+    /// about to be created.
+    fn guess(&self, need: &Need) -> (Need, BTreeSet<Id>) {
+        let mut need = need.clone();
+        let sim = self.sim();
+        if need.births.is_empty() || !sim.plan.guesses || sim.chance(0.5) {
+            return (need, BTreeSet::new());
+        }
+        let guessed = std::mem::take(&mut need.births);
+        need.objects.retain(|id| !guessed.contains(id));
+        (need, guessed)
+    }
+
     fn is_current(&self, seen: &Seen, changes: &Changes) -> bool {
         let history = self.sim().history();
         let is_new = |id: &Id| {
@@ -464,7 +489,7 @@ impl Store for Handle {
         }))
     }
 
-    async fn read(&self, ids: &[Id]) -> Result<Vec<Object>> {
+    async fn read(&self, ids: &[Id]) -> Result<Vec<Arc<Object>>> {
         self.ask(self.database.inner.read(ids)).await
     }
 

@@ -333,10 +333,11 @@ impl<'a> View<'a> {
         Loaded {
             objects: ids
                 .iter()
-                .filter_map(|id| Some((**self.object(id)?).clone()))
+                .filter_map(|id| self.object(id).cloned())
                 .collect(),
             branch_members: branches.collect(),
             schedules: schedules.map(|schedule| (**schedule).clone()).collect(),
+            ..Loaded::default()
         }
     }
 }

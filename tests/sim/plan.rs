@@ -14,6 +14,8 @@ pub struct Plan {
     /// Whether the storage is one that several nodes share, as PostgreSQL is; otherwise one node has it for
     /// itself, as it has an SQLite file.
     pub is_shared: bool,
+    /// Whether the storage does not look for all that is about to be created.
+    pub guesses: bool,
     pub nodes: usize,
     pub lanes: usize,
     pub retry_timeout_ms: Millis,
@@ -48,10 +50,12 @@ impl Plan {
         let mut one_of = |choices: &[u64]| choices[rng.usize(..choices.len())];
         let millis = |n: u64| Millis::try_from(n).expect("small");
         let size = |n: u64| usize::try_from(n).expect("small");
+        let guesses = Rng::with_seed(!seed).bool();
         Plan {
             seed,
             steps: steps_min,
             is_shared,
+            guesses,
             nodes,
             lanes: if is_shared {
                 size(one_of(&[1, 2, 4, 4]))

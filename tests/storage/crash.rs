@@ -14,7 +14,7 @@ use crate::harness::store::forgets_on_restart;
 pub async fn dump(server: &Server) -> Dump {
     match server.storage() {
         Storage::Memory | Storage::Shared(_) => unreachable!("the test is skipped"),
-        Storage::File(path) => read(SqliteStore::open(path, Durability::PowerLoss).await).await,
+        Storage::File(path) => read(SqliteStore::open(path, Durability::PowerLoss, 0).await).await,
         Storage::Postgres(database) => read(PostgresStore::open(&database.url(), 1).await).await,
     }
 }

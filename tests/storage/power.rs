@@ -14,7 +14,7 @@ use crate::harness::store::is_on_files;
 pub fn dump(disk: &Disk) -> Dump {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
     runtime.block_on(async {
-        let opened = SqliteStore::open(&disk.database(), Durability::PowerLoss).await;
+        let opened = SqliteStore::open(&disk.database(), Durability::PowerLoss, 0).await;
         let store = opened.expect("the database opens after a power cut");
         let dump = store.dump().await.expect("the database reads");
         store.close().await;

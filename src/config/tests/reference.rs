@@ -138,6 +138,7 @@ fn every_number_has_its_range_and_what_was_added_says_so() {
         "auth.jwks",
         "auth.refresh_interval",
         "storage.sqlite.synchronous",
+        "storage.sqlite.cache_bytes",
         "messages.unblock_ttl",
         "transports.bash_exec.concurrency",
         "transports.http_poll.stream_lifetime",

@@ -226,7 +226,7 @@ impl Ear {
         }
         match self.engine.store().read(&named).await {
             Ok(objects) => {
-                let promises = objects.into_iter().map(|object| object.promise);
+                let promises = objects.iter().map(|object| object.promise.clone());
                 promises
                     .map(|promise| (promise.id.clone(), promise))
                     .collect()

@@ -205,7 +205,7 @@ impl Transaction for PostgresTransaction<'_> {
             let query = sqlx::query(sql::LOAD_OBJECTS).bind(wanted);
             for object in all(&mut self.link, query, decode::revised_object).await? {
                 self.seen.saw_object(&object);
-                loaded.objects.push(object.row);
+                loaded.objects.push(Arc::new(object.row));
             }
         }
         if !need.branches.is_empty() {
@@ -279,9 +279,9 @@ impl Store for PostgresStore {
         }))
     }
 
-    async fn read(&self, wanted: &[Id]) -> Result<Vec<Object>> {
+    async fn read(&self, wanted: &[Id]) -> Result<Vec<Arc<Object>>> {
         let query = sqlx::query(sql::READ_OBJECTS).bind(texts(wanted));
-        self.all(query, columns::object).await
+        self.all(query, columns::shared_object).await
     }
 
     async fn read_schedule(&self, id: &str) -> Result<Option<Schedule>> {

@@ -222,7 +222,10 @@ async fn connections_that_were_cut_are_replaced() {
     meddle(&database, cut).await;
     // What tells whether the database is there is not misled by an old connection.
     store.ping().await.unwrap();
-    assert_eq!(store.read(&["a".into()]).await.unwrap(), [plain("a")]);
+    assert_eq!(
+        store.read(&["a".into()]).await.unwrap(),
+        [Arc::new(plain("a"))]
+    );
     meddle(&database, cut).await;
     let need = Need {
         objects: ["a".into()].into(),
@@ -232,7 +235,7 @@ async fn connections_that_were_cut_are_replaced() {
     loop {
         let mut transaction = store.begin().await.unwrap();
         match transaction.load(&need).await {
-            Ok(loaded) => break assert_eq!(loaded.objects, [plain("a")]),
+            Ok(loaded) => break assert_eq!(loaded.objects, [Arc::new(plain("a"))]),
             Err(Error::Unavailable(_)) => failures += 1,
             Err(other) => panic!("{other:?}"),
         }

@@ -54,6 +54,13 @@ pub fn classify(error: &sqlx::Error) -> Error {
     }
 }
 
+/// Whether a row could not be inserted because one with its key is there.
+pub fn is_taken(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .is_some_and(|e| e.is_unique_violation())
+}
+
 /// Explains a failure at start.
 pub fn explain_open(error: &sqlx::Error, named: &Path) -> Error {
     let path = named.display();

@@ -2,6 +2,9 @@
 //!
 //! ```text
 //!   begin ─> lock ─> Writer (one connection) ── load*, commit        writer.rs, encode.rs
+//!                              │ objects, as loaded and committed
+//!                              v
+//!   read ────────────────────> Cache                                 cache.rs
 //!   read, due, …         ─> a few read-only connections             this file
 //!   search               ─> others: they may have to look at every row
 //!   rows ─> objects                                                 decode.rs, columns.rs
@@ -22,6 +25,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -38,10 +42,12 @@ use super::{
     Changes, Deadline, Dump, Loaded, MessageKind, Need, PromisePage, QueueCursor, Queues, Result,
     SchedulePage, Store, TaskPage, Transaction, Waiting, WaitingCount, WaitingKind,
 };
+use cache::Cache;
 use error::classify;
 use file::LockFile;
 use writer::Writer;
 
+mod cache;
 mod decode;
 mod encode;
 mod error;
@@ -64,18 +70,20 @@ const READER_WAIT_MAX: Duration = Duration::from_secs(5);
 /// A store in an SQLite file.
 pub struct SqliteStore {
     writer: Mutex<Writer>,
+    cache: Arc<Cache>,
     readers: SqlitePool,
     searchers: SqlitePool,
     lock: LockFile,
 }
 
 impl SqliteStore {
-    /// Opens a database file, creates it if it is missing, and brings its schema up to date.
+    /// Opens a database file, creates it if it is missing, and brings its schema up to date. About
+    /// `cache_bytes` of it are kept in memory.
     ///
     /// # Errors
     /// [`super::Error::Unusable`] when the file is in use by another server, is not a database of
     /// this server, was used by a newer one, or cannot be opened; the sentence names the path.
-    pub async fn open(path: &Path, durability: Durability) -> Result<Self> {
+    pub async fn open(path: &Path, durability: Durability, cache_bytes: usize) -> Result<Self> {
         let file::Opened {
             lock,
             options,
@@ -90,10 +98,12 @@ impl SqliteStore {
                 .test_before_acquire(false)
                 .connect_lazy_with(file::reader_options(&options))
         };
+        let cache = Arc::new(Cache::new(cache_bytes));
         Ok(SqliteStore {
             readers: pool(READERS_MAX),
             searchers: pool(SEARCHERS_MAX),
-            writer: Mutex::new(Writer::new(options, connection)),
+            writer: Mutex::new(Writer::new(options, connection, cache.clone())),
+            cache,
             lock,
         })
     }
@@ -150,11 +160,7 @@ impl Transaction for SqliteTransaction<'_> {
     }
 
     async fn commit(mut self: Box<Self>, changes: &Changes) -> Result<()> {
-        let statements = encode::statements(changes)?;
-        if statements.is_empty() {
-            return Ok(());
-        }
-        self.writer.write(statements).await
+        self.writer.commit(changes).await
     }
 }
 
@@ -165,9 +171,14 @@ impl Store for SqliteStore {
         Ok(Box::new(SqliteTransaction { writer }))
     }
 
-    async fn read(&self, wanted: &[Id]) -> Result<Vec<Object>> {
+    async fn read(&self, wanted: &[Id]) -> Result<Vec<Arc<Object>>> {
+        if let [id] = wanted
+            && let Some(object) = self.cache.get(id)
+        {
+            return Ok(vec![object]);
+        }
         let query = sqlx::query(sql::READ_OBJECTS).bind(ids(wanted));
-        self.all(query, columns::object).await
+        self.all(query, columns::shared_object).await
     }
 
     async fn read_schedule(&self, id: &str) -> Result<Option<Schedule>> {

@@ -15,10 +15,25 @@ async fn open() -> (SqliteStore, TempDir) {
 }
 
 async fn open_in(directory: &TempDir) -> Result<SqliteStore> {
-    SqliteStore::open(&directory.path().join("test.db"), Durability::default()).await
+    // No cache: what is asked is read from the file.
+    SqliteStore::open(&directory.path().join("test.db"), Durability::default(), 0).await
 }
 
 crate::store::suite::behaviours!(open);
+
+/// The same with the objects of the suite in memory.
+mod cached {
+    use super::*;
+
+    async fn open() -> (SqliteStore, TempDir) {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("test.db");
+        let store = SqliteStore::open(&path, Durability::default(), 64 << 20).await;
+        (store.unwrap(), directory)
+    }
+
+    crate::store::suite::behaviours!(open);
+}
 
 /// A plain object, for tests that look past the suite.
 fn object(name: &str) -> Object {
@@ -76,7 +91,7 @@ async fn stored(store: &SqliteStore) -> Vec<String> {
 
 /// The sentence with which a file is refused.
 async fn refusal(path: &Path) -> String {
-    match SqliteStore::open(path, Durability::default()).await {
+    match SqliteStore::open(path, Durability::default(), 0).await {
         Err(Error::Unusable(sentence)) => sentence,
         Err(other) => panic!("{other:?}"),
         Ok(_) => panic!("opened"),
@@ -169,7 +184,7 @@ async fn what_is_not_our_database_is_refused_untouched() {
     assert_eq!(std::fs::read(path("other")).unwrap(), before);
 
     std::fs::write(path("empty"), "").unwrap();
-    let store = SqliteStore::open(&path("empty"), Durability::ProcessCrash).await;
+    let store = SqliteStore::open(&path("empty"), Durability::ProcessCrash, 0).await;
     insert(&store.unwrap(), &["a"]).await.unwrap();
 }
 
@@ -410,12 +425,12 @@ async fn settle(store: &SqliteStore, names: &[String]) {
         ..Need::default()
     };
     let loaded = transaction.load(&need).await.unwrap();
-    let change = |before: Object| {
-        let mut after = before.clone();
+    let change = |before: Arc<Object>| {
+        let mut after = (*before).clone();
         after.promise.state = crate::protocol::record::PromiseState::Resolved;
         after.promise.settled_at = Some(1);
         Change {
-            before: Some(Arc::new(before)),
+            before: Some(before),
             after: Arc::new(after),
         }
     };
@@ -424,4 +439,32 @@ async fn settle(store: &SqliteStore, names: &[String]) {
         schedules: Vec::new(),
     };
     transaction.commit(&changes).await.unwrap();
+}
+
+/// What is about to be created is not looked for, until that was wrong once.
+#[tokio::test]
+async fn what_is_created_twice_is_looked_for_the_second_time() {
+    let (store, _directory) = open().await;
+    let birth = Need {
+        objects: ["a".into(), "b".into()].into(),
+        births: ["a".into(), "b".into()].into(),
+        ..Need::default()
+    };
+    for names in [&["a"][..], &["a", "b"]] {
+        insert(&store, names).await.ok();
+        let mut transaction = store.begin().await.unwrap();
+        let loaded = transaction.load(&birth).await.unwrap();
+        assert_eq!((loaded.objects.len(), loaded.guessed.len()), (0, 2));
+        let refused = transaction.commit(&inserted(&["c", "a"])).await;
+        assert!(matches!(refused, Err(Error::Conflict(_))), "{refused:?}");
+        assert_eq!(stored(&store).await, ["a"]);
+        let mut transaction = store.begin().await.unwrap();
+        let loaded = transaction.load(&birth).await.unwrap();
+        assert_eq!((loaded.objects.len(), loaded.guessed.len()), (1, 0));
+        drop(transaction);
+        for _ in 0..writer::LOOKS_AGAIN {
+            let transaction = store.begin().await.unwrap();
+            transaction.commit(&Changes::default()).await.unwrap();
+        }
+    }
 }

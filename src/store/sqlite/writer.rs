@@ -11,17 +11,41 @@
 //!     └─────────────────┘ committed, or refused and rolled back
 //! ```
 
+use std::sync::Arc;
+
 use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
-use crate::store::{Error, Loaded, Need, Result};
+use crate::store::rows::json;
+use crate::store::{Changes, Error, Loaded, Need, Result};
 
-use super::encode::Statement;
-use super::error::classify;
+use super::cache::Cache;
+use super::encode::{self, Statement};
+use super::error::{classify, is_taken};
 use super::{columns, ids, sql};
+
+/// After a guess was wrong, so many transactions look for what they create: what was created twice may be so
+/// again.
+pub const LOOKS_AGAIN: u32 = 64;
+
+/// Why nothing was written.
+enum Failed {
+    /// A row to be inserted is there.
+    Exists(String),
+    Other(Error),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Failed::Other(error)
+    }
+}
 
 /// Owns the writing connection.
 pub struct Writer {
+    cache: Arc<Cache>,
+    /// Transactions that are still to look for what they create, rather than take it to be absent.
+    looks_again: u32,
     options: SqliteConnectOptions,
     /// None once closed, or when it could not be replaced.
     connection: Option<SqliteConnection>,
@@ -32,8 +56,14 @@ pub struct Writer {
 
 impl Writer {
     /// Takes a fresh connection, and what it takes to make another.
-    pub fn new(options: SqliteConnectOptions, connection: SqliteConnection) -> Self {
+    pub fn new(
+        options: SqliteConnectOptions,
+        connection: SqliteConnection,
+        cache: Arc<Cache>,
+    ) -> Self {
         Writer {
+            cache,
+            looks_again: 0,
             options,
             connection: Some(connection),
             is_suspect: false,
@@ -67,13 +97,35 @@ impl Writer {
 
     /// Loads the need of a batch: one statement for the objects, one for branches, one for schedules.
     pub async fn load(&mut self, need: &Need) -> Result<Loaded> {
-        let (connection, _) = self.clean().await?;
         let mut loaded = Loaded::default();
-        if !need.objects.is_empty() || !need.pids.is_empty() {
+        let mut wanted = Vec::new();
+        for id in &need.objects {
+            if let Some(object) = self.cache.get(id) {
+                loaded.objects.push(object);
+            } else if self.looks_again == 0 && need.births.contains(id) {
+                loaded.guessed.insert(id.clone());
+            } else {
+                wanted.push(id);
+            }
+        }
+        let cache = self.cache.clone();
+        let (connection, _) = self.clean().await?;
+        if !wanted.is_empty() || !need.pids.is_empty() {
             let query = sqlx::query(sql::LOAD_OBJECTS)
-                .bind(ids(&need.objects))
+                .bind(json(&wanted))
                 .bind(ids(&need.pids));
-            loaded.objects = all(query, connection, columns::object).await?;
+            let known = loaded.objects.len();
+            for object in all(query, connection, columns::shared_object).await? {
+                let id = &object.promise.id;
+                // A process may hold what was wanted by its id as well.
+                if loaded.objects[..known]
+                    .iter()
+                    .all(|known| known.promise.id != *id)
+                {
+                    cache.put(object.clone());
+                    loaded.objects.push(object);
+                }
+            }
         }
         if !need.branches.is_empty() {
             let query = sqlx::query(sql::LOAD_BRANCHES).bind(ids(&need.branches));
@@ -86,8 +138,36 @@ impl Writer {
         Ok(loaded)
     }
 
+    /// Commits what was decided on what was loaded.
+    pub async fn commit(&mut self, changes: &Changes) -> Result<()> {
+        self.looks_again = self.looks_again.saturating_sub(1);
+        let statements = encode::statements(changes)?;
+        if statements.is_empty() {
+            return Ok(());
+        }
+        // From here on until the outcome is known, only the file can tell.
+        for change in &changes.objects {
+            self.cache.remove(&change.after.promise.id);
+        }
+        match self.write(statements).await {
+            Ok(()) => {
+                for change in &changes.objects {
+                    self.cache.put(change.after.clone());
+                }
+                Ok(())
+            }
+            Err(Failed::Exists(reason)) if self.looks_again == 0 => {
+                self.looks_again = LOOKS_AGAIN;
+                Err(Error::Conflict(reason))
+            }
+            Err(Failed::Exists(reason)) => Err(Error::Refused(reason)),
+            Err(Failed::Other(error)) => Err(error),
+        }
+    }
+
     /// Runs all statements in one transaction, durably.
-    pub async fn write(&mut self, statements: Vec<Statement>) -> Result<()> {
+    async fn write(&mut self, statements: Vec<Statement>) -> std::result::Result<(), Failed> {
+        let is_one = statements.len() == 1;
         let (connection, is_suspect) = self.clean().await?;
         // Set until the outcome is known: the future may be dropped at any await.
         *is_suspect = true;
@@ -95,18 +175,31 @@ impl Writer {
             *is_suspect = false;
             return Ok(());
         };
-        // Nothing to roll back is an error too, and then a new connection costs little.
-        let is_rolled_back = execute(connection, "ROLLBACK").await.is_ok();
-        let error = classify(&error);
-        *is_suspect = !(is_rolled_back && matches!(error, Error::Refused(_)));
-        Err(error)
+        let failed = match is_taken(&error) {
+            true => Failed::Exists(error.to_string()),
+            false => Failed::Other(classify(&error)),
+        };
+        // What SQLite refuses of a single statement it has undone itself.
+        let is_refused = matches!(failed, Failed::Exists(_) | Failed::Other(Error::Refused(_)));
+        *is_suspect = match is_refused {
+            true if is_one => false,
+            true => execute(connection, "ROLLBACK").await.is_err(),
+            false => true,
+        };
+        Err(failed)
     }
 
     /// Deletes everything.
     pub async fn reset(&mut self) -> Result<()> {
         let none = || "[]".to_owned();
         let statements = sql::RESET.map(|sql| Statement { sql, rows: none() });
-        self.write(statements.into()).await
+        self.cache.clear();
+        self.write(statements.into())
+            .await
+            .map_err(|failed| match failed {
+                Failed::Exists(reason) => Error::Refused(reason),
+                Failed::Other(error) => error,
+            })
     }
 
     /// Moves the log into the database file and closes it.

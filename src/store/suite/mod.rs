@@ -32,7 +32,7 @@ macro_rules! behaviours {
             tasks_change,
             obligations_come_and_go,
             schedules_come_change_and_go,
-            reads_leave_obligations_out,
+            reads_find_what_is_stored,
             missing_objects_are_not_there,
             promise_pages_are_bytewise_and_exclusive,
             promise_pages_filter_by_state_and_deadline,
@@ -233,11 +233,11 @@ async fn change(store: &dyn Store, name: &str, change: impl FnOnce(&mut Object))
     let mut transaction = store.begin().await.unwrap();
     let loaded = transaction.load(&need(&[name])).await.unwrap();
     let before = loaded.objects.into_iter().next().unwrap();
-    let mut after = before.clone();
+    let mut after = (*before).clone();
     change(&mut after);
     let changes = Changes {
         objects: vec![Change {
-            before: Some(Arc::new(before)),
+            before: Some(before),
             after: Arc::new(after.clone()),
         }],
         schedules: Vec::new(),
@@ -260,7 +260,16 @@ async fn load(store: &dyn Store, names: &[&str]) -> Vec<Object> {
     sorted(transaction.load(&need(names)).await.unwrap().objects)
 }
 
-fn sorted(mut objects: Vec<Object>) -> Vec<Object> {
+/// Objects outside any transaction.
+async fn read(store: &dyn Store, names: &[Id]) -> Vec<Object> {
+    sorted(store.read(names).await.unwrap())
+}
+
+fn sorted(objects: Vec<Arc<Object>>) -> Vec<Object> {
+    by_id(objects.into_iter().map(Arc::unwrap_or_clone).collect())
+}
+
+fn by_id(mut objects: Vec<Object>) -> Vec<Object> {
     objects.sort_by(|one, other| one.promise.id.cmp(&other.promise.id));
     objects
 }

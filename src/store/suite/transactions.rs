@@ -16,9 +16,9 @@ async fn polled<F: Future>(mut future: Pin<&mut F>) -> bool {
 pub(crate) async fn nothing_is_visible_before_the_commit(store: &dyn Store) {
     let mut transaction = store.begin().await.unwrap();
     transaction.load(&need(&["a"])).await.unwrap();
-    assert_eq!(store.read(&[id("a")]).await.unwrap(), []);
+    assert_eq!(read(store, &[id("a")]).await, []);
     transaction.commit(&inserted([plain("a")])).await.unwrap();
-    assert_eq!(store.read(&[id("a")]).await.unwrap(), [plain("a")]);
+    assert_eq!(read(store, &[id("a")]).await, [plain("a")]);
 }
 
 /// Where one batch runs at a time the second waits; where several run at once, what was decided on

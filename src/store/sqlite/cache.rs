@@ -1,0 +1,185 @@
+//! The objects that were used last, as they are committed.
+//!
+//! Only transactions put objects here, and there is one at a time. What a commit changes is taken out
+//! before it begins, and put back, changed, when it has succeeded: whatever is found here is the last
+//! committed state, and whatever is in doubt has to be looked for in the file.
+
+use std::hash::BuildHasher;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lru::{DefaultHasher, LruCache};
+
+use crate::machine::object::Object;
+use crate::protocol::record::Id;
+
+/// So that readers on all cores rarely wait for each other.
+const SHARDS: usize = 32;
+/// An object that takes more than this part of a shard would push too many others out.
+const OBJECT_PART_MAX: usize = 16;
+/// What an object takes beside its texts, and each entry of its collections.
+const OBJECT_OVERHEAD: usize = 640;
+const ENTRY_OVERHEAD: usize = 96;
+
+/// See the module documentation.
+pub struct Cache {
+    shard_bytes_max: usize,
+    shards: Box<[Mutex<Shard>]>,
+    hasher: DefaultHasher,
+}
+
+struct Shard {
+    objects: LruCache<Id, Entry>,
+    bytes: usize,
+}
+
+struct Entry {
+    object: Arc<Object>,
+    bytes: usize,
+}
+
+impl Cache {
+    /// An empty one, for so many bytes.
+    pub fn new(bytes_max: usize) -> Self {
+        let shard = |_| {
+            Mutex::new(Shard {
+                objects: LruCache::unbounded(),
+                bytes: 0,
+            })
+        };
+        Cache {
+            shard_bytes_max: bytes_max / SHARDS,
+            shards: (0..SHARDS).map(shard).collect(),
+            hasher: DefaultHasher::default(),
+        }
+    }
+
+    /// The object, if it is here.
+    pub fn get(&self, id: &str) -> Option<Arc<Object>> {
+        let mut shard = self.shard(id);
+        shard.objects.get(id).map(|entry| entry.object.clone())
+    }
+
+    /// Keeps an object, in place of what others used longest ago.
+    pub fn put(&self, object: Arc<Object>) {
+        let bytes = bytes_of(&object);
+        if bytes > self.shard_bytes_max / OBJECT_PART_MAX {
+            return;
+        }
+        let mut shard = self.shard(&object.promise.id);
+        shard.bytes += bytes;
+        let id = object.promise.id.clone();
+        if let Some(before) = shard.objects.put(id, Entry { object, bytes }) {
+            shard.bytes -= before.bytes;
+        }
+        while shard.bytes > self.shard_bytes_max {
+            let Some((_, oldest)) = shard.objects.pop_lru() else {
+                break;
+            };
+            shard.bytes -= oldest.bytes;
+        }
+    }
+
+    /// Forgets an object.
+    pub fn remove(&self, id: &str) {
+        let mut shard = self.shard(id);
+        if let Some(entry) = shard.objects.pop(id) {
+            shard.bytes -= entry.bytes;
+        }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            shard.objects.clear();
+            shard.bytes = 0;
+        }
+    }
+
+    fn shard(&self, id: &str) -> MutexGuard<'_, Shard> {
+        // The high bits: the map inside uses the low ones of the same hash.
+        let hash = usize::try_from(self.hasher.hash_one(id) >> 40).unwrap_or_default();
+        lock(&self.shards[hash % SHARDS])
+    }
+}
+
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn bytes_of(object: &Object) -> usize {
+    let promise = &object.promise;
+    let tags = promise
+        .tags
+        .iter()
+        .map(|(k, v)| k.len() + v.len() + ENTRY_OVERHEAD);
+    let callbacks = object.callbacks.iter().map(|id| id.len() + ENTRY_OVERHEAD);
+    let listeners = object.listeners.keys().map(|id| id.len() + ENTRY_OVERHEAD);
+    let resumes = object.task.iter().flat_map(|task| &task.resumes);
+    let resumes = resumes.map(|id| id.len() + ENTRY_OVERHEAD);
+    let entries: usize = tags.chain(callbacks).chain(listeners).chain(resumes).sum();
+    let texts = promise.value.as_json().len() + promise.param.as_json().len() + promise.id.len();
+    entries + texts + OBJECT_OVERHEAD
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::suite::plain;
+
+    const BYTES_MAX: usize = 4 << 20;
+
+    fn object(id: &str) -> Arc<Object> {
+        Arc::new(plain(id))
+    }
+
+    fn bytes(cache: &Cache) -> usize {
+        cache.shards.iter().map(|shard| lock(shard).bytes).sum()
+    }
+
+    #[test]
+    fn it_knows_what_was_put_last_until_it_is_removed() {
+        let cache = Cache::new(BYTES_MAX);
+        assert_eq!(cache.get("a"), None);
+        cache.put(object("a"));
+        let mut changed = plain("a");
+        changed.armed = true;
+        cache.put(Arc::new(changed.clone()));
+        assert_eq!(cache.get("a").as_deref(), Some(&changed));
+        cache.remove("a");
+        assert_eq!((cache.get("a"), bytes(&cache)), (None, 0));
+        cache.put(object("b"));
+        cache.clear();
+        assert_eq!((cache.get("b"), bytes(&cache)), (None, 0));
+    }
+
+    #[test]
+    fn it_is_bounded_and_keeps_what_is_used() {
+        let cache = Cache::new(BYTES_MAX);
+        let count = 2 * BYTES_MAX / OBJECT_OVERHEAD;
+        cache.put(object("used"));
+        for n in 0..count {
+            cache.put(object(&n.to_string()));
+            if n % 10 == 0 {
+                assert!(cache.get("used").is_some());
+            }
+        }
+        assert!(bytes(&cache) <= BYTES_MAX);
+        assert_eq!(cache.get("0"), None);
+        assert!(cache.get(&(count - 1).to_string()).is_some());
+    }
+
+    #[test]
+    fn a_very_large_object_does_not_push_the_others_out() {
+        let cache = Cache::new(BYTES_MAX);
+        let mut large = plain("large");
+        large.callbacks = (0..BYTES_MAX / SHARDS / OBJECT_PART_MAX / ENTRY_OVERHEAD)
+            .map(|n| n.to_string().into())
+            .collect();
+        cache.put(Arc::new(large));
+        assert_eq!(cache.get("large"), None);
+        let none = Cache::new(0);
+        none.put(object("a"));
+        assert_eq!(none.get("a"), None);
+    }
+}
