@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 SEEDS ?= 0..10000
-.PHONY: help run test check model sim scopes linear mutants crash power deliveries chaos database-restarts postgres cluster sdk-long soak fuzz deny docs bench bench-postgres hostile
+.PHONY: help run test check model sim scopes linear mutants crash power deliveries chaos database-restarts postgres cluster sdk-long soak fuzz deny docs bench bench-parts bench-postgres hostile
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' Makefile
@@ -18,14 +18,14 @@ model: ## A million steps of random histories through the machine
 	RESONATE_MODEL_STEPS=1000000 cargo test --locked --test main model:: -- --nocapture
 
 sim: ## Simulations by seed: make sim SEEDS=7, or SEEDS=0..10000
-	RESONATE_SIM_SEEDS=$(SEEDS) cargo test --release --locked --test main sim::no_seed -- --nocapture
+	RESONATE_SIM_SEEDS=$(SEEDS) cargo test --profile proof --locked --test main sim::no_seed -- --nocapture
 
 scopes: ## All sequences of four operations over two promises
-	RESONATE_SCOPES_DEPTH=4 cargo test --release --locked --test main scopes:: -- --nocapture
+	RESONATE_SCOPES_DEPTH=4 cargo test --profile proof --locked --test main scopes:: -- --nocapture
 
 linear: ## Five hundred histories of concurrent clients, on SQLite and on three PostgreSQL nodes
 	RESONATE_LINEAR_HISTORIES=500 python3 tests/postgres.py run -- \
-		cargo test --release --locked --test main linear:: -- --nocapture --test-threads 1
+		cargo test --profile proof --locked --test main linear:: -- --nocapture --test-threads 1
 
 mutants: ## Deliberate bugs, one after the other, and which test finds each
 	python3 tests/mutants.py
@@ -77,6 +77,9 @@ docs: ## Write docs/cli.md from what the program says
 
 bench: ## One table: rates and latencies of a release build on SQLite, beside what the machine gives
 	python3 benches/run.py
+
+bench-parts: ## The machine and each store alone
+	python3 tests/postgres.py run -- cargo bench --quiet --locked --bench parts
 
 bench-postgres: ## The same on PostgreSQL, beside pgbench: one server and two
 	python3 tests/postgres.py run -- python3 benches/postgres.py

@@ -7,6 +7,9 @@ use resonate::config::Config;
 use resonate::{serve, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let invocation = match parse_and_load() {
         Ok(Action::Serve(invocation)) => invocation,

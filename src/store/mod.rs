@@ -11,6 +11,7 @@
 
 pub mod bus;
 mod columns;
+mod guesses;
 #[cfg(test)]
 pub(crate) mod hooked;
 pub mod memory;

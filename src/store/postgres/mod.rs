@@ -25,6 +25,7 @@ use crate::machine::object::Object;
 use crate::protocol::record::{Id, Millis, Promise, Schedule, Tags};
 
 use super::columns;
+use super::guesses::Guesses;
 use super::rows::{self, json, limit};
 use super::{
     Changes, Deadline, Dump, Error, Loaded, MessageKind, Need, PromisePage, QueueCursor, Queues,
@@ -66,6 +67,7 @@ pub struct PostgresStore {
     bus: Arc<PostgresBus>,
     /// Searches leave some of the readers to others: they may have to look at every row.
     searches: Semaphore,
+    guesses: Guesses,
 }
 
 impl PostgresStore {
@@ -90,6 +92,7 @@ impl PostgresStore {
             readers: links(readers_max),
             bus: Arc::new(PostgresBus::new(options.clone())),
             searches: Semaphore::new((readers_max / 2).max(1)),
+            guesses: Guesses::default(),
         })
     }
 
@@ -189,13 +192,19 @@ struct PostgresTransaction<'a> {
     store: &'a PostgresStore,
     link: Link<'a>,
     seen: Revisions,
+    has_guessed: bool,
 }
 
 #[async_trait]
 impl Transaction for PostgresTransaction<'_> {
     async fn load(&mut self, need: &Need) -> Result<Loaded> {
         let mut loaded = Loaded::default();
-        let mut wanted = texts(&need.objects);
+        if self.store.guesses.may_guess() {
+            loaded.guessed = need.births.clone();
+            self.has_guessed |= !need.births.is_empty();
+        }
+        let wanted = need.objects.iter();
+        let mut wanted = texts(wanted.filter(|id| !loaded.guessed.contains(*id)));
         if !need.pids.is_empty() {
             let query = sqlx::query(sql::HELD_BY).bind(texts(&need.pids));
             let held = all(&mut self.link, query, columns::id).await?;
@@ -233,7 +242,10 @@ impl Transaction for PostgresTransaction<'_> {
             return Ok(());
         };
         let PostgresTransaction {
-            store, mut link, ..
+            store,
+            mut link,
+            has_guessed,
+            ..
         } = *self;
         let query = sqlx::query_scalar_with::<_, bool, _>(
             // Put together of constants of this crate, in few combinations: they stay prepared.
@@ -243,6 +255,8 @@ impl Transaction for PostgresTransaction<'_> {
         let outcome = link
             .run(async |connection| query.fetch_one(connection).await)
             .await;
+        let is_conflict = matches!(outcome, Ok(false) | Err(Error::Conflict(_)));
+        store.guesses.note(has_guessed && is_conflict);
         match outcome {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::Conflict(
@@ -276,6 +290,7 @@ impl Store for PostgresStore {
             store: self,
             link: self.writers.take().await?,
             seen: Revisions::default(),
+            has_guessed: false,
         }))
     }
 

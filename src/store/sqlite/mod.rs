@@ -13,15 +13,6 @@
 //! The file is in WAL mode: readers never wait for the writer and see the last commit. A commit is
 //! fsynced before it returns. One server at a time has the file, by an advisory lock on
 //! `<file>.lock` beside it: locking the database file itself by hand would undo SQLite's own locks.
-//!
-//! What batching is worth, in rows per second, by `measure_batches` (in `tests.rs`) in an unoptimised
-//! test build on two idle cores and a virtual disk, about:
-//!
-//! | rows per commit                 |    1 |   16 |   64 |  256 |
-//! |---------------------------------|------|------|------|------|
-//! | create promises                 | 2.8k |  30k |  49k |  54k |
-//! | load, then settle them          | 2.4k |  18k |  33k |  35k |
-//! | create promises and their tasks | 2.5k |  10k |  11k |  15k |
 
 use std::collections::BTreeMap;
 use std::path::Path;

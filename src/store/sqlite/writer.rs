@@ -16,6 +16,7 @@ use std::sync::Arc;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
+use crate::store::guesses::Guesses;
 use crate::store::rows::json;
 use crate::store::{Changes, Error, Loaded, Need, Result};
 
@@ -23,10 +24,6 @@ use super::cache::Cache;
 use super::encode::{self, Statement};
 use super::error::{classify, is_taken};
 use super::{columns, ids, sql};
-
-/// After a guess was wrong, so many transactions look for what they create: what was created twice may be so
-/// again.
-pub const LOOKS_AGAIN: u32 = 64;
 
 /// Why nothing was written.
 enum Failed {
@@ -44,8 +41,7 @@ impl From<Error> for Failed {
 /// Owns the writing connection.
 pub struct Writer {
     cache: Arc<Cache>,
-    /// Transactions that are still to look for what they create, rather than take it to be absent.
-    looks_again: u32,
+    guesses: Guesses,
     options: SqliteConnectOptions,
     /// None once closed, or when it could not be replaced.
     connection: Option<SqliteConnection>,
@@ -63,7 +59,7 @@ impl Writer {
     ) -> Self {
         Writer {
             cache,
-            looks_again: 0,
+            guesses: Guesses::default(),
             options,
             connection: Some(connection),
             is_suspect: false,
@@ -102,7 +98,7 @@ impl Writer {
         for id in &need.objects {
             if let Some(object) = self.cache.get(id) {
                 loaded.objects.push(object);
-            } else if self.looks_again == 0 && need.births.contains(id) {
+            } else if self.guesses.may_guess() && need.births.contains(id) {
                 loaded.guessed.insert(id.clone());
             } else {
                 wanted.push(id);
@@ -140,7 +136,7 @@ impl Writer {
 
     /// Commits what was decided on what was loaded.
     pub async fn commit(&mut self, changes: &Changes) -> Result<()> {
-        self.looks_again = self.looks_again.saturating_sub(1);
+        let may_guess = self.guesses.may_guess();
         let statements = encode::statements(changes)?;
         if statements.is_empty() {
             return Ok(());
@@ -149,17 +145,17 @@ impl Writer {
         for change in &changes.objects {
             self.cache.remove(&change.after.promise.id);
         }
-        match self.write(statements).await {
+        let outcome = self.write(statements).await;
+        self.guesses
+            .note(may_guess && matches!(outcome, Err(Failed::Exists(_))));
+        match outcome {
             Ok(()) => {
                 for change in &changes.objects {
                     self.cache.put(change.after.clone());
                 }
                 Ok(())
             }
-            Err(Failed::Exists(reason)) if self.looks_again == 0 => {
-                self.looks_again = LOOKS_AGAIN;
-                Err(Error::Conflict(reason))
-            }
+            Err(Failed::Exists(reason)) if may_guess => Err(Error::Conflict(reason)),
             Err(Failed::Exists(reason)) => Err(Error::Refused(reason)),
             Err(Failed::Other(error)) => Err(error),
         }

@@ -56,6 +56,7 @@ macro_rules! behaviours {
             a_dropped_commit_is_whole_or_nothing,
             an_empty_commit_is_fine,
             large_batches_commit_at_once,
+            what_is_created_twice_is_a_conflict_once,
             dump_is_ordered_and_whole,
             reset_deletes_everything,
             the_store_answers

@@ -6,6 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::*;
+use crate::store::guesses::LOOKS;
 use crate::store::{Error, Queues};
 
 /// Polls a future once: whether it is ready.
@@ -223,4 +224,34 @@ pub(crate) async fn the_store_answers(store: &dyn Store) {
     insert(store, [plain("a")]).await;
     store.ping().await.unwrap();
     store.close().await;
+}
+
+/// What is about to be created need not be looked for. If it is there, the commit says so, and then it is looked for.
+pub(crate) async fn what_is_created_twice_is_a_conflict_once(store: &dyn Store) {
+    let births = Need {
+        births: [id("a"), id("b")].into(),
+        ..need(&["a", "b"])
+    };
+    insert(store, [plain("a")]).await;
+    for round in 0..2 {
+        let mut transaction = store.begin().await.unwrap();
+        let loaded = transaction.load(&births).await.unwrap();
+        if loaded.guessed.contains("b") {
+            let created = [plain(format!("c{round}")), plain("a")];
+            let refused = transaction.commit(&inserted(created)).await;
+            assert!(matches!(refused, Err(Error::Conflict(_))), "{refused:?}");
+            transaction = store.begin().await.unwrap();
+            let loaded = transaction.load(&births).await.unwrap();
+            assert_eq!(loaded.guessed, [].into());
+            assert_eq!(sorted(loaded.objects), [plain("a")]);
+        } else {
+            assert_eq!(sorted(loaded.objects), [plain("a")]);
+        }
+        drop(transaction);
+        for n in 0..LOOKS {
+            insert(store, [plain(format!("other{round}.{n}"))]).await;
+        }
+    }
+    let there = store.dump().await.unwrap().objects;
+    assert!(names(&there).iter().all(|name| !name.starts_with('c')));
 }

@@ -1,0 +1,78 @@
+//! Requests read and decided, nothing stored.
+
+use std::hint::black_box;
+
+use criterion::{BatchSize, Criterion, Throughput};
+use resonate::machine::workspace::Workspace;
+use resonate::machine::{Input, decide, missing};
+use resonate::store::{Change, Loaded};
+
+use crate::requests::{self, CONFIG, NOW};
+
+/// Requests in a batch.
+const BATCH: usize = 64;
+
+/// Decides one after the other on what is there.
+pub fn decided(inputs: &[Input], there: &Loaded) -> Workspace {
+    let mut ws = Workspace::default();
+    for input in inputs {
+        loop {
+            let need = missing(input, NOW, &ws);
+            if need.is_empty() {
+                break;
+            }
+            ws.absorb(&need, there.clone());
+        }
+        black_box(decide(input, NOW, &mut ws, &CONFIG));
+    }
+    ws
+}
+
+/// What they leave.
+pub fn stored(inputs: &[Input]) -> Loaded {
+    let (changes, _) = decided(inputs, &Loaded::default()).finish();
+    let after = |change: Change| change.after;
+    Loaded {
+        objects: changes.objects.into_iter().map(after).collect(),
+        ..Loaded::default()
+    }
+}
+
+/// Names of a batch.
+fn names() -> Vec<String> {
+    (0..BATCH).map(|n| format!("bench.{n}")).collect()
+}
+
+pub fn all(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("machine");
+    let body = requests::create("bench.1");
+    group.bench_function("read promise.create", |bencher| {
+        bencher.iter(|| requests::input(black_box(&body)));
+    });
+    group.throughput(Throughput::Elements(BATCH as u64));
+    let inputs = |request: fn(&str) -> String| -> Vec<Input> {
+        names()
+            .iter()
+            .map(|name| requests::input(&request(name)))
+            .collect()
+    };
+    let creates = inputs(requests::create);
+    let settles = inputs(requests::settle);
+    let tasks = inputs(requests::task);
+    let nothing = Loaded::default();
+    let created = stored(&creates);
+    for (name, inputs, there) in [
+        ("decide promise.create", creates, &nothing),
+        ("decide promise.settle", settles, &created),
+        ("decide task.create", tasks, &nothing),
+    ] {
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched(
+                || (),
+                |()| decided(&inputs, there).finish(),
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
+}
