@@ -35,6 +35,8 @@ const PROBES: usize = 4;
 const NEAR: Millis = 40;
 const STALL_MAX: Duration = Duration::from_millis(100);
 const READS: usize = 40;
+/// Longer than internal steps are held.
+const OUTAGE: Duration = Duration::from_secs(4);
 
 /// Some of the probes, one after the other.
 pub async fn run(database: &Arc<Database>) -> Checked {
@@ -64,10 +66,12 @@ pub async fn run(database: &Arc<Database>) -> Checked {
             _ => probe.failed_unblock_is_tried_again().await?,
         }
     }
-    let name: Id = format!("probe{}", sim.event()).into();
-    let sim = sim.clone();
-    Probe { sim, name }.commit_that_outlasts_a_deadline().await;
-    Ok(())
+    let another = || Probe {
+        sim: sim.clone(),
+        name: format!("probe{}", sim.event()).into(),
+    };
+    another().commit_that_outlasts_a_deadline().await;
+    another().delivery_outlasts_an_outage().await
 }
 
 struct Probe {
@@ -477,6 +481,28 @@ impl Probe {
         *self.sim.weather() = Weather::fine();
         let query = Query::PromiseGet { id };
         call(&self.sim, "probe", Request::Query(query)).await;
+    }
+
+    /// What was delivered is told to a storage that is out as soon as it is back.
+    async fn delivery_outlasts_an_outage(&self) -> Checked {
+        let mut stream = self.listen("a");
+        let awaited = self.create("", LONG, &[]).await;
+        let listen = Command::PromiseRegisterListener {
+            awaited: awaited.clone(),
+            address: format!("poll://uni@{}/a", self.name).into(),
+        };
+        self.ask(listen).await;
+        self.settle(&awaited).await;
+        if stream.next(&self.sim, AT_ONCE).await.is_none() {
+            return broken("an unblock leaves at once", awaited.to_string());
+        }
+        self.sim.weather().out_until = Some(Instant::now() + OUTAGE);
+        sleep(OUTAGE + Duration::from_secs(1) + AT_ONCE).await;
+        let history = self.sim.history();
+        match history.object(&awaited).map(|o| o.listeners.is_empty()) {
+            Some(true) => Ok(()),
+            _ => broken("what was delivered is booked", awaited.to_string()),
+        }
     }
 
     async fn failed_unblock_is_tried_again(&self) -> Checked {
