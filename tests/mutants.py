@@ -306,12 +306,13 @@ def run(folder, arguments, deadline_s, **env):
 
 
 def culprits(said):
-    """What failed: checks of the simulation by name, else tests."""
-    checks = re.findall(r"^seed \d+: ([^\n]*)$", said, re.MULTILINE)
+    """What failed: checks of the simulation by name, or tests."""
     tests = re.findall(r"^test (\S+) \.\.\. FAILED$", said, re.MULTILINE)
-    # The last lines of the simulation are the checks alone; one line before them goes on after the check.
-    found = sorted({check for check in checks if not any(check.startswith(f"{other}:") for other in checks)})
-    return ", ".join((found or tests)[:3]) or "a crash"
+    if tests == ["sim::no_seed_breaks_anything"]:
+        checks = re.findall(r"^seed \d+: ([^\n]*)$", said, re.MULTILINE)
+        # The last lines are the checks alone; one line before them goes on after the check.
+        tests = sorted({check for check in checks if not any(check.startswith(f"{other}:") for other in checks)})
+    return ", ".join(tests[:3]) or "a crash"
 
 
 TESTS = [
