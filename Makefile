@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 SEEDS ?= 0..10000
-.PHONY: help run test check model sim scopes linear mutants crash power deliveries chaos database-restarts postgres cluster sdk-long soak fuzz deny docs bench bench-parts bench-postgres hostile
+.PHONY: help run test check model sim scopes linear mutants coverage crash power deliveries chaos database-restarts postgres cluster sdk-long soak fuzz deny docs bench bench-parts bench-postgres hostile
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,9 @@ linear: ## Five hundred histories of concurrent clients, on SQLite and on three 
 mutants: ## Deliberate bugs, one after the other, and which test finds each
 	python3 tests/mutants.py
 	python3 tests/postgres.py run -- python3 tests/mutants.py --linear
+
+coverage: ## Which lines of machine, engine and store the tests run, per file
+	python3 tests/postgres.py run -- python3 tests/coverage.py --lines
 
 crash: ## Fifty rounds of kill -9 under load
 	RESONATE_CRASH_ROUNDS=50 cargo test --locked --test main crash:: -- --nocapture

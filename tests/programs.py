@@ -46,6 +46,16 @@ def haproxy():
     return path
 
 
+def share_dependencies(target, to):
+    """Links what is built of other packages into another target directory: what is built there of this one does not
+    get into a program that somebody else runs."""
+    for part in ("build", "deps", ".fingerprint"):
+        built = target / "debug" / part
+        if built.is_dir():
+            (to / "debug").mkdir(parents=True, exist_ok=True)
+            subprocess.run(["cp", "-al", built, to / "debug"], check=True)
+
+
 def find_haproxy():
     path = os.pathsep.join([os.environ.get("PATH", ""), *SYSTEM_FOLDERS])
     return shutil.which("haproxy", path=path)

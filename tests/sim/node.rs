@@ -1,6 +1,7 @@
 //! One server process: the engine, the drivers, the streams and the transports that `serve` puts together,
 //! on a simulated storage and network.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -53,6 +54,7 @@ pub struct Node {
     cluster: Option<Arc<Cluster>>,
     handle: Arc<Handle>,
     tasks: Mutex<Option<JoinSet<()>>>,
+    is_stopping: AtomicBool,
 }
 
 impl Node {
@@ -125,6 +127,7 @@ impl Node {
             cluster,
             handle,
             tasks,
+            is_stopping: AtomicBool::new(false),
         });
         lock(&sim.nodes)[place] = Some(node.clone());
         node
@@ -143,6 +146,7 @@ impl Node {
     pub async fn stop(&self) {
         self.sim.log.line(&self.name, || "stops".to_owned());
         lock(&self.sim.nodes)[self.place] = None;
+        self.is_stopping.store(true, Ordering::Relaxed);
         self.hub.close();
         // Requests in flight, and streams that end.
         self.sim.pause(0..50).await;
@@ -213,7 +217,13 @@ impl Node {
                     format!("{request:?}: {error}"),
                 );
             }
-            Err(Error::Unavailable(_)) => sim.count("a request is answered 503"),
+            Err(Error::Unavailable(reason)) => {
+                sim.count("a request is answered 503");
+                let is_stopping = self.is_stopping.load(Ordering::Relaxed);
+                if reason.contains("the server is stopping") && !is_stopping {
+                    sim.fail("no request is forgotten", format!("{request:?}"));
+                }
+            }
         }
         Some(answer)
     }

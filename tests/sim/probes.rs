@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use resonate::protocol::operation::{
-    Command, PromiseCreate, PromiseSettle, ScheduleCreate, TaskAcquire, TaskCreate, TaskRef,
+    Command, PromiseCreate, PromiseSettle, Query, ScheduleCreate, TaskAcquire, TaskCreate, TaskRef,
 };
 use resonate::protocol::record::{Id, Millis, PromiseState, Tags, Value, Verdict, tag};
 use resonate::protocol::reply::Reply;
@@ -31,6 +31,12 @@ const LATE: Duration = Duration::from_millis(60);
 const ACQUAINTANCE: Duration = Duration::from_secs(5);
 const LONG: Millis = 3_600_000;
 const PROBES: usize = 4;
+/// A deadline that a commit under way is likely to outlast.
+const NEAR: Millis = 40;
+const STALL_MAX: Duration = Duration::from_millis(100);
+const READS: usize = 40;
+/// Longer than internal steps are held.
+const OUTAGE: Duration = Duration::from_secs(4);
 
 /// Some of the probes, one after the other.
 pub async fn run(database: &Arc<Database>) -> Checked {
@@ -60,7 +66,12 @@ pub async fn run(database: &Arc<Database>) -> Checked {
             _ => probe.failed_unblock_is_tried_again().await?,
         }
     }
-    Ok(())
+    let another = || Probe {
+        sim: sim.clone(),
+        name: format!("probe{}", sim.event()).into(),
+    };
+    another().commit_that_outlasts_a_deadline().await;
+    another().delivery_outlasts_an_outage().await
 }
 
 struct Probe {
@@ -445,6 +456,53 @@ impl Probe {
             self.expect_execute(&mut stream, AT_ONCE, check).await?;
         }
         Ok(())
+    }
+
+    /// A promise is settled just before its deadline, by a commit that takes beyond it, while everybody asks for it.
+    /// The witness hears the answers.
+    async fn commit_that_outlasts_a_deadline(&self) {
+        let id = self.create("", NEAR, &[]).await;
+        *self.sim.weather() = Weather {
+            stalls: 1.0,
+            stall_max: STALL_MAX,
+            ..Weather::fine()
+        };
+        let mut asking = tokio::task::JoinSet::new();
+        for _ in 0..READS {
+            let (sim, id) = (self.sim.clone(), id.clone());
+            asking.spawn(async move {
+                sim.pause(0..300).await;
+                let query = Query::PromiseGet { id };
+                call(&sim, "probe", Request::Query(query)).await
+            });
+        }
+        self.settle(&id).await;
+        while asking.join_next().await.is_some() {}
+        *self.sim.weather() = Weather::fine();
+        let query = Query::PromiseGet { id };
+        call(&self.sim, "probe", Request::Query(query)).await;
+    }
+
+    /// What was delivered is told to a storage that is out as soon as it is back.
+    async fn delivery_outlasts_an_outage(&self) -> Checked {
+        let mut stream = self.listen("a");
+        let awaited = self.create("", LONG, &[]).await;
+        let listen = Command::PromiseRegisterListener {
+            awaited: awaited.clone(),
+            address: format!("poll://uni@{}/a", self.name).into(),
+        };
+        self.ask(listen).await;
+        self.settle(&awaited).await;
+        if stream.next(&self.sim, AT_ONCE).await.is_none() {
+            return broken("an unblock leaves at once", awaited.to_string());
+        }
+        self.sim.weather().out_until = Some(Instant::now() + OUTAGE);
+        sleep(OUTAGE + Duration::from_secs(1) + AT_ONCE).await;
+        let history = self.sim.history();
+        match history.object(&awaited).map(|o| o.listeners.is_empty()) {
+            Some(true) => Ok(()),
+            _ => broken("what was delivered is booked", awaited.to_string()),
+        }
     }
 
     async fn failed_unblock_is_tried_again(&self) -> Checked {

@@ -163,6 +163,7 @@ impl Outbox {
         let mut state = self.lock();
         for key in keys {
             state.backing_off.remove(key);
+            state.refused.remove(key);
         }
     }
 
@@ -237,10 +238,11 @@ impl Outbox {
                 continue;
             }
             // A failure of this server is remembered; of those of others only the store knows.
-            if self.settings.cluster.is_some() && waiting.is_pausing(now) {
+            let is_pausing = self.settings.cluster.is_some() && waiting.is_pausing(now);
+            let message = message_of(waiting, now);
+            if is_pausing && !self.was_refused(&message) {
                 continue;
             }
-            let message = message_of(waiting, now);
             // The dispatch that follows the step finds it taken; or finds whoever it is for elsewhere.
             let is_taken = (is_overdue && !self.is_for_here(message.address()))
                 || self.send(&message, Source::Pump, &mut bodies);
@@ -261,6 +263,15 @@ impl Outbox {
             Some(end) if !is_over => Page::More(end),
             end => Page::Last(end),
         })
+    }
+
+    /// Whether the last attempt at it met nobody who took it: no failure to pause after.
+    fn was_refused(&self, message: &Message) -> bool {
+        let Message::Unblock { promise, address } = message else {
+            return false;
+        };
+        let key = (promise.id.clone(), address.clone());
+        self.lock().refused.contains(&key)
     }
 
     /// The queues whose retries are timers: somebody listens, and has room. For the others messages wait,

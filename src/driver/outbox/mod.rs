@@ -45,8 +45,8 @@ pub use targets::{Reason, Target, Targets};
 
 /// Messages held back until their instant; beyond it the task's retry timer sends them.
 const HELD_BACK_MAX: usize = 100_000;
-/// Failed messages remembered; beyond it all are forgotten.
-const BACKING_OFF_MAX: usize = 100_000;
+/// Failed messages remembered, and as many that were refused; beyond it all are forgotten.
+const REMEMBERED_MAX: usize = 100_000;
 
 /// The ways out.
 pub struct Transports {
@@ -117,6 +117,9 @@ struct State {
     /// `unblock` messages that failed: they wait for their retry, no pump offers them. Only a memory:
     /// what is forgotten is offered early.
     backing_off: HashSet<(Id, Id)>,
+    /// `unblock` messages that nobody took: they go when there is room, though to the store those that failed before
+    /// are pausing again. Only a memory: what is forgotten waits for its retry.
+    refused: HashSet<(Id, Id)>,
     /// `execute` messages that a stream was given.
     offers: Offers,
     /// By instant and task: offers of tasks that are released over and over.
@@ -258,6 +261,7 @@ impl Outbox {
                     return true;
                 }
                 state.backing_off.remove(&key);
+                state.refused.remove(&key);
                 drop(state);
                 ("unblock", bodies.unblock(promise), Subject::Unblock(key))
             }
@@ -324,18 +328,16 @@ impl Outbox {
                     outbox.finish(Step::UnblockFailed { promise, address });
                 }
                 (Subject::Unblock(key), Outcome::Nobody) => {
-                    outbox.lock().in_flight.remove(&key);
+                    let mut state = outbox.lock();
+                    state.in_flight.remove(&key);
+                    remember(&mut state.refused, key);
                 }
             }
         })
     }
 
     fn back_off(&self, key: (Id, Id)) {
-        let mut state = self.lock();
-        if state.backing_off.len() >= BACKING_OFF_MAX {
-            state.backing_off.clear();
-        }
-        state.backing_off.insert(key);
+        remember(&mut self.lock().backing_off, key);
     }
 
     fn finish(&self, step: Step) {
@@ -396,6 +398,7 @@ impl Outbox {
         state.held_back.clear();
         state.offers.clear();
         state.backing_off.clear();
+        state.refused.clear();
         state.backlog.retain(|_| false);
     }
 
@@ -497,6 +500,14 @@ impl poll::Observer for Observer {
             outbox.pump(queues, Start::Reached);
         }
     }
+}
+
+/// Adds to what is only a memory.
+fn remember(keys: &mut HashSet<(Id, Id)>, key: (Id, Id)) {
+    if keys.len() >= REMEMBERED_MAX {
+        keys.clear();
+    }
+    keys.insert(key);
 }
 
 impl Observer {
