@@ -347,7 +347,6 @@ def try_mutant(folder, mutant):
 LINEAR = {
     "an acquisition takes any version": "linear::one_node",
     "a release raises the version": "linear::one_node",
-    "a read runs ahead of the batch in flight": "linear::one_node",
     "an answer does not wait for its commit": "linear::one_node",
     "an overtaken batch is not decided anew": "linear::three_nodes",
     "a deadline is answered before it is stored, though nodes share the storage": "linear::three_nodes",
