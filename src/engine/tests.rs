@@ -4,10 +4,11 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
 use async_trait::async_trait;
+use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::protocol::operation::{PromiseCreate, PromiseSearch, PromiseSettle};
+use crate::protocol::operation::{PromiseCreate, PromiseSearch, PromiseSettle, TaskCreate};
 use crate::protocol::record::{PromiseState, Tags, Value, Verdict};
 use crate::protocol::reply::Refusal;
 use crate::store::Need;
@@ -360,4 +361,140 @@ async fn on_a_shared_store_a_deadline_is_stored_before_it_is_answered() {
         let is_stored = stored[0].promise.state == PromiseState::RejectedTimedout;
         assert_eq!(is_stored, is_shared);
     }
+}
+
+/// Has messages of two tasks, of which one has been acquired since.
+struct Holding;
+
+impl Hooks for Holding {
+    fn committed(&self, _: &Changes) {}
+    fn emit(&self, _: Vec<Message>) {}
+    fn reset(&self) {}
+    fn paused(&self, _: bool) {}
+    fn held(&self) -> Vec<Message> {
+        let execute = |id: &str| Message::Execute {
+            id: id.into(),
+            version: 0,
+            address: "poll://any@g".into(),
+            offer_at: 1000,
+            retry_at: Millis::MAX,
+        };
+        vec![execute("waits"), execute("taken")]
+    }
+}
+
+/// `protocol.md` §11.
+#[tokio::test]
+async fn debug_shows_what_is_stored_and_moves_the_time() {
+    let engine = Engine::start(Options {
+        store: Arc::new(store::memory::MemoryStore::new()),
+        clock: Arc::new(Clock::manual(1000)),
+        config: machine::Config {
+            retry_timeout_ms: 30_000,
+        },
+        hooks: Arc::new(Holding),
+        request_deadline: Duration::from_secs(8),
+    });
+    let execute = async |operation| engine.execute(operation, None, 0).await.unwrap();
+    let birth = |id: &str| {
+        let tags = [("resonate:target".to_owned(), "poll://any@g".to_owned())];
+        PromiseCreate {
+            id: id.into(),
+            timeout_at: 100_000,
+            param: Value::empty(),
+            tags: Tags::new(tags.into()),
+        }
+    };
+    let listen = |awaited: &str| Command::PromiseRegisterListener {
+        awaited: awaited.into(),
+        address: "poll://uni@g/w".into(),
+    };
+    for command in [
+        Command::PromiseCreate(birth("waits")),
+        Command::TaskCreate(TaskCreate {
+            pid: "p".into(),
+            ttl: 500,
+            action: birth("taken"),
+        }),
+        Command::PromiseRegisterCallback {
+            awaited: "taken".into(),
+            awaiter: "waits".into(),
+        },
+        listen("waits"),
+    ] {
+        execute(Operation::Command(command)).await;
+    }
+    execute(create("over")).await;
+    execute(Operation::Command(listen("over"))).await;
+    execute(Operation::Command(Command::PromiseSettle(PromiseSettle {
+        id: "over".into(),
+        state: Verdict::Resolved,
+        value: Value::empty(),
+    })))
+    .await;
+    let snap = async || match execute(Operation::Debug(Debug::Snap)).await {
+        Reply::Snap(snap) => serde_json::to_value(&snap).unwrap(),
+        other => panic!("{other:?}"),
+    };
+
+    let shown = snap().await;
+    let ids = |list: &serde_json::Value| {
+        let list = list.as_array().unwrap().iter();
+        list.map(|one| one["id"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&shown["promises"]), ["over", "taken", "waits"]);
+    assert_eq!(
+        shown["promiseTimeouts"],
+        json!([{"id": "taken", "timeout": 100_000}, {"id": "waits", "timeout": 100_000}])
+    );
+    assert_eq!(
+        shown["callbacks"],
+        json!([{"awaiter": "waits", "awaited": "taken"}])
+    );
+    assert_eq!(
+        shown["listeners"],
+        json!([{"id": "waits", "address": "poll://uni@g/w"}])
+    );
+    let states = shown["tasks"].as_array().unwrap();
+    let states: Vec<_> = states.iter().map(|task| &task["state"]).collect();
+    assert_eq!(states, ["acquired", "pending"]);
+    assert_eq!(
+        shown["taskTimeouts"],
+        json!([
+            {"id": "taken", "type": 1, "timeout": 1500},
+            {"id": "waits", "type": 0, "timeout": 31_000},
+        ])
+    );
+    let subjects: Vec<_> = shown["messages"].as_array().unwrap().iter().collect();
+    assert_eq!(subjects.len(), 2, "{subjects:?}");
+    assert_eq!(
+        subjects[0]["message"]["data"]["promise"]["state"],
+        "resolved"
+    );
+    assert_eq!(
+        subjects[1]["message"]["data"]["task"],
+        json!({"id": "waits", "version": 0})
+    );
+
+    // The lease has run out, then the deadlines.
+    execute(Operation::Debug(Debug::Tick { time: 1500 })).await;
+    let shown = snap().await;
+    assert_eq!(shown["tasks"][0]["state"], "pending");
+    execute(Operation::Debug(Debug::Tick { time: 100_000 })).await;
+    let shown = snap().await;
+    let settled = shown["promises"].as_array().unwrap().iter();
+    let settled: Vec<_> = settled.map(|promise| &promise["state"]).collect();
+    assert_eq!(
+        settled,
+        ["resolved", "rejected_timedout", "rejected_timedout"]
+    );
+    assert_eq!(shown["promiseTimeouts"], json!([]));
+
+    execute(Operation::Debug(Debug::Start)).await;
+    assert!(engine.is_paused());
+    execute(Operation::Debug(Debug::Stop)).await;
+    assert!(!engine.is_paused());
+    execute(Operation::Debug(Debug::Reset)).await;
+    assert_eq!(snap().await["promises"], json!([]));
 }
