@@ -53,6 +53,9 @@ pub fn check_commit(
     unblock_ttl_ms: Millis,
 ) -> Result<Vec<&'static str>, Failure> {
     let mut view = history.now();
+    let taken_back = taken_back(&view, since, decisions, changes);
+    let absent = taken_back.iter().map(|id| (id.clone(), None));
+    view.schedules_over.extend(absent);
     let mut rows = Vec::new();
     for decision in decisions {
         let (again, seq) = explain(&view, since, decision, changes)?;
@@ -66,8 +69,35 @@ pub fn check_commit(
             view.schedules_over.insert(id.clone(), after.clone());
         }
     }
+    for id in &taken_back {
+        if view.schedules_over.get(id) == Some(&None) {
+            view.schedules_over.remove(id);
+        }
+    }
     check_changes(&view, changes)?;
     Ok(rows)
+}
+
+/// Schedules that were absent at the first look, created, and deleted again by what follows: nothing of it is committed,
+/// so another batch may have created one meanwhile. All of it happened before that.
+fn taken_back(
+    view: &View<'_>,
+    since: Seq,
+    decisions: &[Decision],
+    changes: &Changes,
+) -> BTreeSet<Id> {
+    let created = decisions
+        .iter()
+        .filter_map(|decision| match &decision.input {
+            Input::Request(Command::ScheduleCreate(op)) => Some(&op.id),
+            _ => None,
+        });
+    let is_committed = |id: &Id| changes.schedules.iter().any(|change| change.id == *id);
+    let was_absent = |id: &Id| view.at(since).schedule(id).is_none();
+    created
+        .filter(|id| !is_committed(id) && was_absent(id) && view.schedule(id).is_some())
+        .cloned()
+        .collect()
 }
 
 /// Everything that the decisions come to is committed, and nothing else.
