@@ -86,12 +86,20 @@ async fn address(url: &str) -> anyhow::Result<SocketAddr> {
 impl Session {
     /// Sends a request, which must be answered 200 or 300; the answer.
     pub async fn call(&mut self, body: &str) -> anyhow::Result<&[u8]> {
-        let (status, answer) = self.0.post(body).await?;
-        if status != 200 && status != 300 {
-            let answer = String::from_utf8_lossy(answer).into_owned();
-            bail!("{body} is answered {status}: {answer}");
+        match self.0.post(body).await? {
+            (200 | 300, answer) => Ok(answer),
+            (status, answer) => Err(unexpected(body, status, answer)),
         }
-        Ok(answer)
+    }
+
+    /// Sends a request that may have been made before, for messages arrive at least once: whether it is answered 200,
+    /// and not 409.
+    pub async fn is_first(&mut self, body: &str) -> anyhow::Result<bool> {
+        match self.0.post(body).await? {
+            (200, _) => Ok(true),
+            (409, _) => Ok(false),
+            (status, answer) => Err(unexpected(body, status, answer)),
+        }
     }
 
     /// Gets what is there, whatever it is: to measure what a server of HTTP costs.
@@ -100,6 +108,11 @@ impl Session {
         ensure!(status == 200, "{path} is answered {status}");
         Ok(())
     }
+}
+
+fn unexpected(body: &str, status: u16, answer: &[u8]) -> anyhow::Error {
+    let answer = String::from_utf8_lossy(answer);
+    anyhow::anyhow!("{body} is answered {status}: {answer}")
 }
 
 /// An open event stream.

@@ -108,8 +108,9 @@ async fn work(
         hands.push(hand);
         others.spawn(async move {
             while let Some(id) = tasks.recv().await {
-                session.call(&requests::acquire(&id, 0)).await?;
-                session.call(&requests::fulfill(&id, 1)).await?;
+                if session.is_first(&requests::acquire(&id, 0)).await? {
+                    session.call(&requests::fulfill(&id, 1)).await?;
+                }
             }
             Ok(())
         });
