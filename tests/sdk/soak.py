@@ -32,7 +32,9 @@ TRIES_MAX = 5
 WORKERS = 2
 CALL_DEADLINE_S = 120
 GROUP_OF_PROBES = "soak-probe"
-# Growth that is none: caches fill, allocators keep what was needed once.
+# A cache that is full within a minute hides no growth of anything else.
+SERVER_ARGS = ("--storage-sqlite-cache-bytes", str(4 << 20))
+# Growth that is none: SQLite's caches fill, allocators keep what was needed once.
 MEMORY_FACTOR, MEMORY_SLACK_MIB = 1.25, 32
 FILES_SLACK = 64
 LOG_BYTES_MAX = 80 << 20
@@ -225,7 +227,7 @@ def judge(samples):
 
 def soak(adapters, options):
     seconds = options.minutes * 60
-    stages = [Stage(adapter, options.server_bin) for adapter in adapters]
+    stages = [Stage(adapter, options.server_bin, SERVER_ARGS) for adapter in adapters]
     main = stages[0]
     traffics = []
     killer = None
