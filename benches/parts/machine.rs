@@ -2,35 +2,26 @@
 
 use std::hint::black_box;
 
-use criterion::{BatchSize, Criterion, Throughput};
+use criterion::{Criterion, Throughput};
+use futures_util::FutureExt;
+use resonate::machine::Input;
 use resonate::machine::workspace::Workspace;
-use resonate::machine::{Input, decide, missing};
 use resonate::store::{Change, Loaded};
 
-use crate::requests::{self, CONFIG, NOW};
+use crate::requests::{self, decided};
 
 /// Requests in a batch.
 const BATCH: usize = 64;
 
-/// Decides one after the other on what is there.
-pub fn decided(inputs: &[Input], there: &Loaded) -> Workspace {
-    let mut ws = Workspace::default();
-    for input in inputs {
-        loop {
-            let need = missing(input, NOW, &ws);
-            if need.is_empty() {
-                break;
-            }
-            ws.absorb(&need, there.clone());
-        }
-        black_box(decide(input, NOW, &mut ws, &CONFIG));
-    }
-    ws
+/// Decides on what is there.
+fn decided_on(there: &Loaded, inputs: &[Input]) -> Workspace {
+    let decided = decided(inputs, async |_| there.clone());
+    decided.now_or_never().expect("nothing is waited for")
 }
 
 /// What they leave.
-pub fn stored(inputs: &[Input]) -> Loaded {
-    let (changes, _) = decided(inputs, &Loaded::default()).finish();
+fn stored(inputs: &[Input]) -> Loaded {
+    let (changes, _) = decided_on(&Loaded::default(), inputs).finish();
     let after = |change: Change| change.after;
     Loaded {
         objects: changes.objects.into_iter().map(after).collect(),
@@ -67,11 +58,7 @@ pub fn all(criterion: &mut Criterion) {
         ("decide task.create", tasks, &nothing),
     ] {
         group.bench_function(name, |bencher| {
-            bencher.iter_batched(
-                || (),
-                |()| decided(&inputs, there).finish(),
-                BatchSize::SmallInput,
-            );
+            bencher.iter(|| decided_on(there, &inputs).finish());
         });
     }
     group.finish();

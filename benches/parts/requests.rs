@@ -1,15 +1,19 @@
-//! Requests, as they come over the wire.
+//! Requests, as they come over the wire, and how they are decided.
 
-use resonate::machine::{Config, Input};
+use std::hint::black_box;
+
+use resonate::machine::workspace::Workspace;
+use resonate::machine::{Config, Input, decide, missing};
 use resonate::protocol::operation::Operation;
 use resonate::protocol::parse::Context;
 use resonate::protocol::{envelope, parse};
+use resonate::store::{Loaded, Need};
 use serde_json::{Value, json};
 
 /// When everything happens.
-pub const NOW: i64 = 1_800_000_000_000;
+const NOW: i64 = 1_800_000_000_000;
 /// `tasks.retry_timeout`, by default.
-pub const CONFIG: Config = Config {
+const CONFIG: Config = Config {
     retry_timeout_ms: 60_000,
 };
 
@@ -56,4 +60,21 @@ pub fn input(body: &str) -> Input {
         Ok(Operation::Command(command)) => Input::Request(command),
         other => panic!("{body} is no command: {other:?}"),
     }
+}
+
+/// Decides one after the other, on what is loaded for it.
+pub async fn decided(inputs: &[Input], mut load: impl AsyncFnMut(Need) -> Loaded) -> Workspace {
+    let mut ws = Workspace::default();
+    for input in inputs {
+        loop {
+            let need = missing(input, NOW, &ws);
+            if need.is_empty() {
+                break;
+            }
+            let loaded = load(need.clone()).await;
+            ws.absorb(&need, loaded);
+        }
+        black_box(decide(input, NOW, &mut ws, &CONFIG));
+    }
+    ws
 }

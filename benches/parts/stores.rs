@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
-use resonate::machine::workspace::Workspace;
-use resonate::machine::{Input, decide, missing};
+use resonate::machine::Input;
 use resonate::store::Store;
 use resonate::store::memory::MemoryStore;
 use resonate::store::postgres::PostgresStore;
 use resonate::store::sqlite::{Durability, SqliteStore};
 use tokio::runtime::Runtime;
 
-use crate::requests::{self, CONFIG, NOW};
+use crate::requests::{self, decided};
 
 /// Requests in a batch: of a lone client, and of many.
 const BATCHES: [usize; 2] = [1, 64];
@@ -23,18 +22,8 @@ const CACHE_BYTES: usize = 128 << 20;
 /// A batch, as a lane commits it.
 async fn commit(store: &dyn Store, inputs: &[Input]) {
     let mut transaction = store.begin().await.expect("the store takes batches");
-    let mut ws = Workspace::default();
-    for input in inputs {
-        loop {
-            let need = missing(input, NOW, &ws);
-            if need.is_empty() {
-                break;
-            }
-            let loaded = transaction.load(&need).await.expect("the store answers");
-            ws.absorb(&need, loaded);
-        }
-        decide(input, NOW, &mut ws, &CONFIG);
-    }
+    let load = async |need| transaction.load(&need).await.expect("the store answers");
+    let ws = decided(inputs, load).await;
     let (changes, _) = ws.finish();
     transaction
         .commit(&changes)

@@ -63,7 +63,8 @@ impl Cache {
     pub fn put(&self, object: Arc<Object>) {
         let bytes = bytes_of(&object);
         if bytes > self.shard_bytes_max / OBJECT_PART_MAX {
-            return;
+            // Nor is what it was before it grew still true.
+            return self.remove(&object.promise.id);
         }
         let mut shard = self.shard(&object.promise.id);
         shard.bytes += bytes;
@@ -176,6 +177,7 @@ mod tests {
         large.callbacks = (0..BYTES_MAX / SHARDS / OBJECT_PART_MAX / ENTRY_OVERHEAD)
             .map(|n| n.to_string().into())
             .collect();
+        cache.put(object("large"));
         cache.put(Arc::new(large));
         assert_eq!(cache.get("large"), None);
         let none = Cache::new(0);

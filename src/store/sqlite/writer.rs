@@ -11,11 +11,13 @@
 //!     └─────────────────┘ committed, or refused and rolled back
 //! ```
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
+use crate::protocol::record::Id;
 use crate::store::guesses::Guesses;
 use crate::store::rows::json;
 use crate::store::{Changes, Error, Loaded, Need, Result};
@@ -110,14 +112,17 @@ impl Writer {
             let query = sqlx::query(sql::LOAD_OBJECTS)
                 .bind(json(&wanted))
                 .bind(ids(&need.pids));
-            let known = loaded.objects.len();
-            for object in all(query, connection, columns::shared_object).await? {
-                let id = &object.promise.id;
-                // A process may hold what was wanted by its id as well.
-                if loaded.objects[..known]
+            // A process may hold what was wanted by its id as well.
+            let known: HashSet<Id> = match need.pids.is_empty() {
+                true => HashSet::new(),
+                false => loaded
+                    .objects
                     .iter()
-                    .all(|known| known.promise.id != *id)
-                {
+                    .map(|o| o.promise.id.clone())
+                    .collect(),
+            };
+            for object in all(query, connection, columns::shared_object).await? {
+                if !known.contains(&object.promise.id) {
                     cache.put(object.clone());
                     loaded.objects.push(object);
                 }
