@@ -141,6 +141,24 @@ fn a_task_created_on_one_node_reaches_a_worker_on_another_at_once() {
 }
 
 #[test]
+fn a_task_continued_on_one_node_is_offered_again_to_a_worker_on_another() {
+    // At the version it had: its worker's node knows it as offered already, and was told of no halt.
+    let (_database, [a, b]) = nodes();
+    for n in 0..20 {
+        let (group, id) = (format!("g{n}"), format!("t{n}"));
+        let stream = Stream::open(&b, &group, "w");
+        create(&a, &id, &format!("poll://any@{group}"));
+        // First before the nodes know of the stream, then when they do.
+        for _ in 0..10 {
+            assert_eq!(next_execute(&stream), (id.clone(), 0));
+            a.client().halt(&id);
+            a.client().resume_halted(&id);
+        }
+        assert_eq!(next_execute(&stream), (id, 0));
+    }
+}
+
+#[test]
 fn an_unblock_finds_its_listener_on_another_node_whatever_its_size() {
     let (_database, [a, b]) = nodes();
     let stream = Stream::open(&b, "g", "w");

@@ -38,6 +38,16 @@ pub(super) struct Offer {
     pub retry_at: Millis,
 }
 
+impl Offer {
+    /// Whether it is this very offer, made anew by somebody else. A task that was halted and continued is offered
+    /// again at the version it had, in another place; a node that took no part in it can tell only by that. Of what
+    /// has its retry behind it the next place is not known.
+    fn is_repeated_by(&self, other: &Offer) -> bool {
+        let is_known = self.retry_at != Millis::MAX && other.retry_at != Millis::MAX;
+        self.version == other.version && (!is_known || self.retry_at == other.retry_at)
+    }
+}
+
 #[derive(Debug)]
 struct Remembered {
     offer: Offer,
@@ -73,11 +83,11 @@ impl Offers {
     /// should not be made: if a pump finds what was offered already, or a dispatch was overtaken by a pump.
     pub fn note(&mut self, id: &Id, offer: Offer, source: Source) -> Option<Arc<AtomicBool>> {
         let known = self.by_task.get_mut(id);
-        if let Some(known) = known.filter(|known| known.offer.version == offer.version) {
+        if let Some(known) = known.filter(|known| known.offer.is_repeated_by(&offer)) {
             match source {
                 Source::Pump => return None,
                 Source::Dispatch => {
-                    // It has another place by now.
+                    // It may not have been known.
                     known.offer.retry_at = offer.retry_at;
                     let pumped_at = known.pumped_at.take();
                     if pumped_at.is_some_and(|at| at.elapsed() < DISPATCH_LAG_MAX) {
@@ -225,6 +235,31 @@ mod tests {
         assert!(note(&mut offers, 2, Source::Pump));
         tokio::time::advance(DISPATCH_LAG_MAX).await;
         assert!(note(&mut offers, 2, Source::Dispatch));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_continued_on_another_node_is_offered_again_at_the_version_it_had() {
+        let (mut offers, id) = (Offers::default(), Id::from("t"));
+        let mut note = |retry_at, source| {
+            let (version, queue) = (4, "any@g".into());
+            let offer = Offer {
+                version,
+                queue,
+                retry_at,
+            };
+            offers.note(&id, offer, source).is_some()
+        };
+        assert!(note(7, Source::Pump));
+        // Its dispatch went with the halt; this is the one of the continuation.
+        assert!(note(9, Source::Dispatch));
+        assert!(!note(9, Source::Pump));
+        // Continued once more, by a node that does not know of our stream, and has us look.
+        assert!(note(11, Source::Pump));
+        assert!(!note(11, Source::Dispatch));
+        // A retry that is overdue becomes a step; its dispatch is told of the new place.
+        assert!(!note(Millis::MAX, Source::Pump));
+        assert!(note(13, Source::Dispatch));
+        assert!(!note(13, Source::Pump));
     }
 
     #[tokio::test(start_paused = true)]
