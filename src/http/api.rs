@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use axum::http::{HeaderValue, Request, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -21,6 +21,7 @@ use crate::protocol::reply::{Envelope, ErrorEnvelope, Reply};
 use crate::protocol::{parse, scope};
 use crate::telemetry::metrics::METRICS;
 
+use super::head::Head;
 use super::intake::{self, Unread};
 use super::rate::TooMany;
 use super::{App, auth};
@@ -48,10 +49,7 @@ type Answer = axum::http::Response<Vec<u8>>;
 /// Serves one protocol request.
 pub(super) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
     let started_at = Instant::now();
-    let (mut parts, body) = request.into_parts();
-    let peer = parts.extensions.remove::<Peer>();
-    // The rest of the head is not kept while the request waits.
-    let headers = parts.headers;
+    let (head, peer, body) = take_apart(request);
     let too_many = peer
         .as_ref()
         .and_then(|peer| app.rates.address(peer.address).err());
@@ -59,11 +57,11 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
         None => app.limits.body_bytes_max,
         Some(_) => TOO_MANY_BODY_BYTES_MAX.min(app.limits.body_bytes_max),
     };
-    let (bytes, _permit) = match intake::read(&app.limits, &headers, body, bytes_max).await {
+    let (bytes, _permit) = match intake::read(&app.limits, &head, body, bytes_max).await {
         Ok(read) => read,
         Err(unread) => return refuse(unread, too_many, started_at).await.map(Body::from),
     };
-    let ask = || answer(&app, &headers, &bytes, too_many, started_at);
+    let ask = || answer(&app, &head, &bytes, too_many, started_at);
     let cut = peer.map(|peer| peer.cut).unwrap_or_default();
     let send = |answer: Answer, room| answer.map(|body| app.responses.send(body, room, cut).into());
 
@@ -85,6 +83,12 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
         }
     }
     refused(503, UNSENT, started_at).map(Body::from)
+}
+
+fn take_apart(request: Request<Body>) -> (Head, Option<Peer>, Body) {
+    let (mut parts, body) = request.into_parts();
+    let peer = parts.extensions.remove::<Peer>();
+    (Head::of(&parts.headers), peer, body)
 }
 
 /// Answers what could not be read.
@@ -111,7 +115,7 @@ async fn refuse(unread: Unread, too_many: Option<TooMany>, started_at: Instant) 
 /// The answer to a body, and whether it only tells: to ask again does nothing.
 async fn answer(
     app: &App,
-    headers: &HeaderMap,
+    head: &Head,
     body: &Bytes,
     too_many: Option<TooMany>,
     started_at: Instant,
@@ -119,19 +123,19 @@ async fn answer(
     let envelope = match envelope::parse(body) {
         Ok(envelope) => envelope,
         Err(mut rejection) => {
-            if headers.contains_key(header::CONTENT_ENCODING) {
+            if head.is_encoded {
                 rejection.message.push_str(ENCODED);
             }
             return (rejected(&rejection, started_at), false);
         }
     };
     let (kind, corr_id) = (&*envelope.kind, &*envelope.corr_id);
-    let token = envelope.auth.as_deref().or_else(|| auth::bearer(headers));
+    let token = envelope.auth.as_deref().or(head.token.as_deref());
     let too_many = too_many.or_else(|| token.and_then(|token| app.rates.token(token).err()));
     if let Some(too_many) = too_many {
         return (limited(kind, corr_id, too_many, started_at), false);
     }
-    let outcome = AssertUnwindSafe(execute(app, headers, &envelope, body.len())).catch_unwind();
+    let outcome = AssertUnwindSafe(execute(app, token, &envelope, body.len())).catch_unwind();
     let panicked = |_| Err(Failure::Engine(Error::Internal(PANICKED.to_owned())));
     let answer = match outcome.await.unwrap_or_else(panicked) {
         Ok((reply, is_read)) => {
@@ -174,11 +178,11 @@ enum Failure {
 /// The reply to a request, and whether that only reads.
 async fn execute(
     app: &App,
-    headers: &HeaderMap,
+    token: Option<&str>,
     envelope: &envelope::Envelope<'_>,
     bytes: usize,
 ) -> Result<(Reply, bool), Failure> {
-    let admitted = admitted(app, headers, envelope).await;
+    let admitted = admitted(app, token, envelope).await;
     let (operation, debug_time, prefix) = admitted.map_err(Failure::Rejected)?;
     let is_read = matches!(operation, Operation::Query(_));
     let executed = app.engine.execute(operation, debug_time, bytes);
@@ -193,13 +197,12 @@ async fn execute(
 /// it is told of without having named them.
 async fn admitted(
     app: &App,
-    headers: &HeaderMap,
+    token: Option<&str>,
     envelope: &envelope::Envelope<'_>,
 ) -> Result<(Operation, Option<Millis>, Option<String>), Rejection> {
-    let principal = auth::principal(app, envelope.auth.as_deref(), headers);
-    let principal = principal
-        .await
-        .map_err(|denied| envelope.reject(denied.status(), denied.to_string()))?;
+    let principal = auth::principal(app, token).await;
+    let principal =
+        principal.map_err(|denied| envelope.reject(denied.status(), denied.to_string()))?;
     let parsed = parse::operation(envelope, &app.parse);
     let is_allowed = principal.may(|| match &parsed {
         Ok(operation) => operation.scope(),

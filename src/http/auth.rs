@@ -11,16 +11,11 @@ const SCHEME: &str = "bearer";
 /// Where nobody is asked.
 static ANYBODY: LazyLock<Arc<Principal>> = LazyLock::new(|| Arc::new(Principal::anybody()));
 
-/// Who sent a request with this `head.auth` and these headers.
-pub(super) async fn principal(
-    app: &App,
-    in_head: Option<&str>,
-    headers: &HeaderMap,
-) -> Result<Arc<Principal>, Denied> {
+/// Who sent a request with this token, if any.
+pub(super) async fn principal(app: &App, token: Option<&str>) -> Result<Arc<Principal>, Denied> {
     let Some(authenticator) = &app.auth else {
         return Ok(Arc::clone(&ANYBODY));
     };
-    let token = in_head.or_else(|| bearer(headers));
     let now = app.engine.clock().now();
     authenticator.authenticate(token, now).await
 }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
+use super::head::Head;
 use super::limits::{Limits, Permit};
 
 /// Bytes of a body that must arrive within `body_read_timeout`, and again each further so many.
@@ -34,14 +34,13 @@ pub(super) enum Unread {
 /// the request.
 pub(super) async fn read(
     limits: &Limits,
-    headers: &HeaderMap,
+    head: &Head,
     mut body: Body,
     bytes_max: usize,
 ) -> Result<(Bytes, Permit), Unread> {
-    let announced = content_length(headers);
+    let announced = head.content_length;
     if announced.is_some_and(|bytes| bytes > bytes_max) {
-        let asks_first = headers.contains_key(header::EXPECT);
-        return Err(Unread::TooLarge((!asks_first).then_some(body)));
+        return Err(Unread::TooLarge((!head.asks_first).then_some(body)));
     }
     let reserved = announced.unwrap_or(bytes_max);
     let permit = limits.admit(reserved).await.ok_or(Unread::NoRoom)?;
@@ -50,15 +49,6 @@ pub(super) async fn read(
         Err(Unread::TooLarge(None)) => Err(Unread::TooLarge(Some(body))),
         Err(unread) => Err(unread),
     }
-}
-
-fn content_length(headers: &HeaderMap) -> Option<usize> {
-    headers
-        .get(header::CONTENT_LENGTH)?
-        .to_str()
-        .ok()?
-        .parse()
-        .ok()
 }
 
 async fn read_frames(limits: &Limits, body: &mut Body, bytes_max: usize) -> Result<Bytes, Unread> {

@@ -29,6 +29,7 @@ use crate::transport::poll::Hub;
 
 mod api;
 mod auth;
+mod head;
 mod intake;
 pub mod limits;
 mod poll;

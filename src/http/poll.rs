@@ -18,7 +18,7 @@ pub(super) async fn handle(
     if group.is_empty() || id.is_empty() {
         return StatusCode::NOT_FOUND.into_response();
     }
-    match auth::principal(&app, None, &headers).await {
+    match auth::principal(&app, auth::bearer(&headers)).await {
         Ok(principal) if principal.may_poll(&group) => {}
         Ok(_) => return refused(403, api::FORBIDDEN),
         Err(denied) => return refused(denied.status(), &denied.to_string()),

@@ -15,7 +15,7 @@ const LIMIT: usize = 100;
 
 /// Answers a page of targets: `?limit=` queues after `?cursor=`. Allowed like a search.
 pub(super) async fn handle(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Response {
-    match auth::principal(&app, None, &headers).await {
+    match auth::principal(&app, auth::bearer(&headers)).await {
         Ok(principal) if principal.may(|| Scope::Everything) => {}
         Ok(_) => return api::failure(403, api::FORBIDDEN),
         Err(denied) => return api::failure(denied.status(), &denied.to_string()),

@@ -25,6 +25,9 @@ const TEXT_BYTES_MAX: usize = 1_000_000_000;
 /// An array is closed once it is longer: further rows go into a second statement of the same kind.
 const ARRAY_BYTES_SOFT_MAX: usize = 32 << 20;
 
+/// What a row takes, about.
+const ROW_BYTES: usize = 512;
+
 /// The statements of a batch, in an order in which no row refers to one that is not there yet.
 ///
 /// # Errors
@@ -114,18 +117,21 @@ impl Statements {
         rows: &'r [T],
         encode: impl Fn(&'r T) -> R,
     ) -> Result<()> {
-        let mut array = String::new();
+        let mut array = Vec::with_capacity(rows.len() * ROW_BYTES);
         for row in rows {
-            let row = json(&encode(row));
-            if row.len() >= TEXT_BYTES_MAX {
-                let message = format!("a row of {} bytes is more than SQLite takes", row.len());
+            let start = array.len();
+            array.push(if start == 0 { b'[' } else { b',' });
+            serde_json::to_writer(&mut array, &encode(row)).expect("rows always serialise");
+            let bytes = array.len() - start;
+            if bytes >= TEXT_BYTES_MAX {
+                let message = format!("a row of {bytes} bytes is more than SQLite takes");
                 return Err(Error::Refused(message));
             }
-            if !array.is_empty() && array.len() + row.len() > ARRAY_BYTES_SOFT_MAX {
-                self.close(sql, std::mem::take(&mut array));
+            if start > 0 && array.len() > ARRAY_BYTES_SOFT_MAX {
+                let mut next = array.split_off(start);
+                next[0] = b'[';
+                self.close(sql, std::mem::replace(&mut array, next));
             }
-            array.push(if array.is_empty() { '[' } else { ',' });
-            array.push_str(&row);
         }
         if !array.is_empty() {
             self.close(sql, array);
@@ -133,8 +139,9 @@ impl Statements {
         Ok(())
     }
 
-    fn close(&mut self, sql: &'static str, mut array: String) {
-        array.push(']');
-        self.0.push(Statement { sql, rows: array });
+    fn close(&mut self, sql: &'static str, mut array: Vec<u8>) {
+        array.push(b']');
+        let rows = String::from_utf8(array).expect("JSON is text");
+        self.0.push(Statement { sql, rows });
     }
 }

@@ -69,7 +69,7 @@ pub async fn open(path: &Path, durability: Durability) -> Result<Opened> {
         // The journal that undoes a half-done statement need not reach a disk.
         .pragma("temp_store", "MEMORY")
         // In KiB.
-        .pragma("cache_size", "-32768");
+        .pragma("cache_size", "-8192");
     let connect = options.connect().await;
     let mut connection = connect.map_err(|e| explain_open(&e, path))?;
     check_journal_mode(&mut connection, path).await?;
