@@ -5,6 +5,7 @@
 //! committed state, and whatever is in doubt has to be looked for in the file.
 
 use std::hash::BuildHasher;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::{DefaultHasher, LruCache};
@@ -40,14 +41,17 @@ struct Entry {
 impl Cache {
     /// An empty one, for so many bytes.
     pub fn new(bytes_max: usize) -> Self {
+        let shard_bytes_max = bytes_max / SHARDS;
+        // More than the bytes allow: a table that had to grow would keep a batch waiting, and all do at about the same time.
+        let objects_max = NonZeroUsize::MIN.saturating_add(shard_bytes_max / OBJECT_OVERHEAD);
         let shard = |_| {
             Mutex::new(Shard {
-                objects: LruCache::unbounded(),
+                objects: LruCache::new(objects_max),
                 bytes: 0,
             })
         };
         Cache {
-            shard_bytes_max: bytes_max / SHARDS,
+            shard_bytes_max,
             shards: (0..SHARDS).map(shard).collect(),
             hasher: DefaultHasher::default(),
         }
