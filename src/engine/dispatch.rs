@@ -15,8 +15,8 @@ use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -60,15 +60,23 @@ pub(super) async fn run(lane: Lane, lanes: usize, mut queue: mpsc::Receiver<Job>
     let mut next_batch = 0_u64;
     let mut started_at = Instant::now();
     let mut is_open = true;
+    // In the order of their commits, which is that of their hooks too.
+    let mut committed = VecDeque::new();
+    let mut answered = None;
     loop {
-        // Whoever is ready to queue up does so first.
+        // Whoever is ready to queue up does so first; and the answer of a request leaves before the messages that it
+        // caused (clients.md).
         tokio::task::yield_now().await;
+        if let Some(leaving) = answered.take() {
+            lane.tell(leaving);
+        }
         while under_way.len() < lanes && waiting.jobs.len() < BATCH_JOBS_MAX {
             let Ok(job) = queue.try_recv() else { break };
             waiting.jobs.push_back(job);
         }
         let may_start = under_way.is_empty()
             || (under_way.len() < lanes && started_at.elapsed() >= OVERLAP_AFTER);
+        let mut has_started = false;
         if may_start {
             let batch = waiting.collect(&busy);
             if !batch.is_empty() {
@@ -77,8 +85,20 @@ pub(super) async fn run(lane: Lane, lanes: usize, mut queue: mpsc::Receiver<Job>
                 let origins = batch.iter().flat_map(|job| job.origins.iter().copied());
                 busy.insert(next_batch, origins.collect());
                 under_way.push(numbered(next_batch, lane.serve(batch)));
-                continue;
+                has_started = true;
             }
+        }
+        if let Some(done) = committed.pop_front() {
+            // The storage has work while those who are answered ask again.
+            if has_started && let Some(Some((batch, done))) = under_way.next().now_or_never() {
+                busy.remove(&batch);
+                committed.extend(done);
+            }
+            answered = Some(lane.answer(done));
+            continue;
+        }
+        if has_started {
+            continue;
         }
         let has_room = under_way.len() < lanes && waiting.jobs.len() < BATCH_JOBS_MAX;
         // Those that wait for a batch to end have nothing to gain from the time.
@@ -88,8 +108,9 @@ pub(super) async fn run(lane: Lane, lanes: usize, mut queue: mpsc::Receiver<Job>
         }
         tokio::select! {
             biased;
-            Some(ended) = under_way.next(), if !under_way.is_empty() => {
-                busy.remove(&ended);
+            Some((batch, done)) = under_way.next(), if !under_way.is_empty() => {
+                busy.remove(&batch);
+                committed.extend(done);
             }
             job = queue.recv(), if is_open && has_room => match job {
                 Some(job) => waiting.jobs.push_back(job),
@@ -100,9 +121,8 @@ pub(super) async fn run(lane: Lane, lanes: usize, mut queue: mpsc::Receiver<Job>
     }
 }
 
-async fn numbered(batch: u64, serving: impl Future<Output = ()>) -> u64 {
-    serving.await;
-    batch
+async fn numbered<T>(batch: u64, serving: impl Future<Output = T>) -> (u64, T) {
+    (batch, serving.await)
 }
 
 /// Jobs in the order in which they came.

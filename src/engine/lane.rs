@@ -69,6 +69,17 @@ pub(super) struct Lane {
 /// What a committed batch leaves to do.
 struct Committed {
     replies: Vec<Vec<Reply>>,
+    leaving: Leaving,
+}
+
+/// A committed batch, to be answered.
+pub(super) struct Done {
+    batch: Vec<Job>,
+    committed: Committed,
+}
+
+/// What the hooks are to be told of a batch, once its answers have left.
+pub(super) struct Leaving {
     changes: Changes,
     messages: Vec<Message>,
 }
@@ -85,35 +96,42 @@ impl From<store::Error> for Failure {
 }
 
 impl Lane {
-    /// Takes a batch to its end: afterwards everybody is answered.
-    pub async fn serve(&self, batch: Vec<Job>) {
+    /// Takes a batch to its end. What is committed as a whole is to be answered by [`Lane::answer`]; otherwise everybody
+    /// is answered.
+    pub async fn serve(&self, batch: Vec<Job>) -> Option<Done> {
         // A caller that has gone away was never acknowledged: nothing needs to happen.
         let batch: Vec<Job> = batch
             .into_iter()
             .filter(|job| !job.reply.is_closed())
             .collect();
-        let mut open = VecDeque::from([batch]);
-        while let Some(mut batch) = open.pop_front() {
+        if batch.is_empty() {
+            return None;
+        }
+        match self.commit(&batch).await {
+            Ok(committed) => Some(Done { batch, committed }),
+            Err(failure) => {
+                self.serve_failed(batch, failure).await;
+                None
+            }
+        }
+    }
+
+    /// The same, part by part, of a batch that could not be committed.
+    async fn serve_failed(&self, batch: Vec<Job>, failure: Failure) {
+        let mut open = VecDeque::new();
+        set_apart(batch, failure, &mut open);
+        while let Some(batch) = open.pop_front() {
             if batch.is_empty() {
                 continue;
             }
             match self.commit(&batch).await {
-                Ok(committed) => self.release(batch, committed).await,
-                // Nobody's fault: those who cannot wait longer are told, the others go on waiting.
-                Err(Failure::Store(error @ store::Error::Unavailable(_))) => {
-                    let now = Instant::now() + RETRY_PAUSE_MAX;
-                    let (given_up, waiting) =
-                        batch.into_iter().partition(|job| job.deadline <= now);
-                    refuse(given_up, &Failure::Store(error));
-                    open.push_front(waiting);
+                Ok(committed) => {
+                    let leaving = self.answer(Done { batch, committed });
+                    // As the batch would have.
+                    tokio::task::yield_now().await;
+                    self.tell(leaving);
                 }
-                // Somebody's fault: each half by itself, until the culprit is alone.
-                Err(_) if batch.len() > 1 => {
-                    let second = batch.split_off(batch.len() / 2);
-                    open.push_front(second);
-                    open.push_front(batch);
-                }
-                Err(failure) => refuse(batch, &failure),
+                Err(failure) => set_apart(batch, failure, &mut open),
             }
         }
     }
@@ -198,8 +216,7 @@ impl Lane {
         tx.commit(&changes).await?;
         Ok(Committed {
             replies,
-            changes,
-            messages,
+            leaving: Leaving { changes, messages },
         })
     }
 
@@ -246,22 +263,48 @@ impl Lane {
         .await
     }
 
-    async fn release(&self, batch: Vec<Job>, committed: Committed) {
-        for (job, replies) in batch.into_iter().zip(committed.replies) {
+    /// Answers everybody. [`Lane::tell`] is to follow, in the order of the answers.
+    pub fn answer(&self, done: Done) -> Leaving {
+        let Committed { replies, leaving } = done.committed;
+        for (job, replies) in done.batch.into_iter().zip(replies) {
             let _ = job.reply.send(Ok(replies));
         }
-        if committed.changes.is_empty() && committed.messages.is_empty() {
+        leaving
+    }
+
+    /// Tells the hooks.
+    pub fn tell(&self, leaving: Leaving) {
+        let Leaving { changes, messages } = leaving;
+        if changes.is_empty() && messages.is_empty() {
             return;
         }
-        // The answer of a request leaves before the messages that it caused (clients.md).
-        tokio::task::yield_now().await;
         let told = catch_unwind(AssertUnwindSafe(|| {
-            self.hooks.committed(&committed.changes);
-            self.hooks.emit(committed.messages);
+            self.hooks.committed(&changes);
+            self.hooks.emit(messages);
         }));
         if told.is_err() {
             tracing::error!("a hook panicked; a sweep repeats what it has missed");
         }
+    }
+}
+
+/// What becomes of a batch that failed: parts of it are tried again, or it is refused.
+fn set_apart(mut batch: Vec<Job>, failure: Failure, open: &mut VecDeque<Vec<Job>>) {
+    match failure {
+        // Nobody's fault: those who cannot wait longer are told, the others go on waiting.
+        Failure::Store(error @ store::Error::Unavailable(_)) => {
+            let now = Instant::now() + RETRY_PAUSE_MAX;
+            let (given_up, waiting) = batch.into_iter().partition(|job| job.deadline <= now);
+            refuse(given_up, &Failure::Store(error));
+            open.push_front(waiting);
+        }
+        // Somebody's fault: each half by itself, until the culprit is alone.
+        _ if batch.len() > 1 => {
+            let second = batch.split_off(batch.len() / 2);
+            open.push_front(second);
+            open.push_front(batch);
+        }
+        failure => refuse(batch, &failure),
     }
 }
 
