@@ -136,12 +136,12 @@ MUTANTS = [
     mutant(
         "messages are dropped after the commit",
         "engine/lane.rs",
-        ("            self.hooks.emit(committed.messages);\n", ""),
+        ("            self.hooks.emit(messages);\n", ""),
     ),
     mutant(
         "drivers do not hear of commits",
         "engine/lane.rs",
-        ("            self.hooks.committed(&committed.changes);\n", ""),
+        ("            self.hooks.committed(&changes);\n", ""),
     ),
     mutant(
         "a read runs ahead of the batch in flight",
@@ -159,6 +159,11 @@ MUTANTS = [
         ("        left.append(&mut self.jobs);\n", "        self.jobs.clear();\n"),
     ),
     # The drivers.
+    mutant(
+        "a continued task is taken for one that was offered already",
+        "driver/outbox/offers.rs",
+        ("self.version == other.version && (!is_known || self.retry_at == other.retry_at)", "self.version == other.version"),
+    ),
     mutant(
         "a delivery is forgotten before it is booked",
         "driver/outbox/background.rs",
