@@ -3,7 +3,8 @@
 
     python3 benches/run.py                          everything, five rounds: about twenty minutes
     python3 benches/run.py --rounds 3 --only create-64 get-64
-    python3 benches/run.py --stored                 with 1M pending and 10M settled promises stored: rates, start-up, memory
+    python3 benches/run.py --stored                 with 1M pending and 10M settled promises stored, and without: rates, start-up,
+                                                    memory; fills the database for a quarter of an hour first
 
 Every round measures everything once, so that all suffer the same neighbours; each on a fresh database, by a generator on the
 same machine. Figures are medians of the rounds. `hello` is a server of the same HTTP library that does nothing; `fdatasync` is
@@ -26,6 +27,8 @@ from pathlib import Path
 
 import harness
 
+# The database that holds much.
+STORED = "stored.db"
 SYNC_BYTES = 4096
 SYNCS = 300
 
@@ -170,27 +173,34 @@ def half(bench, figures):
 
 
 def stored(bench, rows, options):
-    """The same rates on a database that holds much, start-up and memory included."""
-    bench.clean()
-    with bench.server() as server:
+    """The rates on a database that holds much, beside those on a fresh one, start-up and memory included."""
+    with bench.server(STORED) as server:
         for count, kind in ((options.settled, "settled"), (options.pending, "pending")):
             filled = harness.load(
                 bench.load_program, [server.url], "fill", "--count", count, "--kind", kind, deadline_s=7200
             )
             print(f"{count:,} {kind}: {filled['elapsed_ms'] / 1000:.0f} s", flush=True)
+    size = (bench.folder / STORED).stat().st_size
     started = time.monotonic()
-    figures = {row.name: [] for row in rows}
-    with bench.server() as server:
-        print(f"start-up: {time.monotonic() - started:.2f} s", flush=True)
+    much, fresh = ({row.name: [] for row in rows} for _ in range(2))
+    with bench.server(STORED) as server:
+        startup = time.monotonic() - started
         for number in range(options.rounds):
             for row in rows:
-                measured = bench.load(server.url, row.workload)
-                figures[row.name].append(measured)
-                print(f"round {number + 1} of {options.rounds}  {row.name:12}{shown(measured)}", flush=True)
+                much[row.name].append(bench.load(server.url, row.workload))
+                fresh[row.name].append(bench.measure(row))
+                both = (much[row.name][-1], fresh[row.name][-1])
+                print(f"round {number + 1} of {options.rounds}  {row.name:12}{'  |'.join(map(shown, both))}", flush=True)
         status = Path(f"/proc/{server.pid}/status").read_text()
         memory = next(int(line.split()[1]) for line in status.split("\n") if line.startswith("VmRSS"))
-        print(f"memory: {memory / 1024:.0f} MiB", flush=True)
-    return figures
+    lines = ["| | fresh, per second | stored, per second | stored / fresh | p99 ms | p99.9 ms |", "|---|--:|--:|--:|--:|--:|"]
+    for row in rows:
+        rates = [[figure["per_second"] for figure in figures[row.name]] for figures in (fresh, much)]
+        times = " | ".join(f"{median(much[row.name], name):.2f}" for name in ("p99_ms", "p999_ms"))
+        medians = " | ".join(f"{statistics.median(rate):,.0f}" for rate in rates)
+        lines.append(f"| {row.title} | {medians} | {harness.ratio(rates[1], rates[0]):.2f} | {times} |")
+    what = f"{options.pending:,} pending and {options.settled:,} settled promises, {size / 2**30:.1f} GiB"
+    return "\n".join(lines) + f"\n\n{what}: start-up {startup:.2f} s, memory in the end {memory / 2**20:.2f} GiB.\n"
 
 
 def main():
@@ -211,8 +221,7 @@ def main():
         bench = Bench(folder, options.seconds)
         if options.stored:
             rows = [row for row in rows if row.is_rate and row.workload[0] != "hello"]
-            figures = {"fdatasync": [{"per_second": bench.syncs_per_second()}], **stored(bench, rows, options)}
-            print(table([row for row in rows if row.beside is None or row.beside == "fdatasync"], figures))
+            print("\n" + stored(bench, rows, options))
             return
         figures = rounds_of(bench, rows, options.rounds)
         processors = f"{os.cpu_count()} processors, {platform.system()} {platform.release()}"
