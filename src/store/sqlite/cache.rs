@@ -17,8 +17,10 @@ use crate::protocol::record::Id;
 const SHARDS: usize = 32;
 /// An object that takes more than this part of a shard would push too many others out.
 const OBJECT_PART_MAX: usize = 16;
-/// What an object takes beside its texts, and each entry of its collections.
-const OBJECT_OVERHEAD: usize = 640;
+/// What an object takes beside its texts; each of its collections that is not empty, whose first node is allocated whole;
+/// and each entry of these.
+const OBJECT_OVERHEAD: usize = 512;
+const TREE_OVERHEAD: usize = 576;
 const ENTRY_OVERHEAD: usize = 96;
 
 /// See the module documentation.
@@ -114,17 +116,22 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 
 fn bytes_of(object: &Object) -> usize {
     let promise = &object.promise;
-    let tags = promise
-        .tags
-        .iter()
-        .map(|(k, v)| k.len() + v.len() + ENTRY_OVERHEAD);
-    let callbacks = object.callbacks.iter().map(|id| id.len() + ENTRY_OVERHEAD);
-    let listeners = object.listeners.keys().map(|id| id.len() + ENTRY_OVERHEAD);
+    let tags = promise.tags.iter().map(|(k, v)| k.len() + v.len());
+    let callbacks = object.callbacks.iter().map(|id| id.len());
+    let listeners = object.listeners.keys().map(|id| id.len());
     let resumes = object.task.iter().flat_map(|task| &task.resumes);
-    let resumes = resumes.map(|id| id.len() + ENTRY_OVERHEAD);
-    let entries: usize = tags.chain(callbacks).chain(listeners).chain(resumes).sum();
+    let resumes = resumes.map(|id| id.len());
+    let trees = tree(tags) + tree(callbacks) + tree(listeners) + tree(resumes);
     let texts = promise.value.as_json().len() + promise.param.as_json().len() + promise.id.len();
-    entries + texts + OBJECT_OVERHEAD
+    trees + texts + OBJECT_OVERHEAD
+}
+
+/// What a collection takes whose entries' texts have these lengths.
+fn tree(texts: impl Iterator<Item = usize>) -> usize {
+    let entries: Option<usize> = texts
+        .map(|bytes| bytes + ENTRY_OVERHEAD)
+        .reduce(|sum, bytes| sum + bytes);
+    entries.map_or(0, |bytes| bytes + TREE_OVERHEAD)
 }
 
 #[cfg(test)]
