@@ -7,8 +7,8 @@
                                                     memory; fills the database for a quarter of an hour first
 
 Every round measures everything once, so that all suffer the same neighbours; each on a fresh database, by a generator on the
-same machine. Figures are medians of the rounds. `hello` is a server of the same HTTP library that does nothing; `fdatasync` is
-what one sync for each request would allow. Ratios are medians of each round's.
+same machine. Figures are medians of the rounds. `hello` is a server of the same HTTP library that does nothing, `echo` sends back
+the requests of `create`; `fdatasync` is what one sync for each request would allow. Ratios are medians of each round's.
 
 $RESONATE_BIN and $LOAD_BIN name other programs than those of this clone; $RESONATE_SERVER_ARGS is added to the server's
 arguments. The databases are in target/: durability is measured on the disk that this is.
@@ -43,6 +43,8 @@ class Row:
     beside: str | None = None
     # Of these only the latencies say something.
     is_rate: bool = True
+    # Measures the HTTP library.
+    is_floor: bool = False
     rounds_max: int = 100
 
 
@@ -51,8 +53,9 @@ def closed(connections, *more):
 
 
 ROWS = [
-    Row("hello-1", "hello, 1 connection", ("hello", *closed(1))),
-    Row("hello-64", "hello, 64", ("hello", *closed(64))),
+    Row("hello-1", "hello, 1 connection", ("hello", *closed(1)), is_floor=True),
+    Row("hello-64", "hello, 64", ("hello", *closed(64)), is_floor=True),
+    Row("echo-64", "echo, 64", ("create", *closed(64)), "hello-64", is_floor=True),
     Row("create-1", "promise.create, 1", ("create", *closed(1)), "fdatasync"),
     Row("create-64", "promise.create, 64", ("create", *closed(64)), "hello-64"),
     Row("create-256", "promise.create, 256", ("create", *closed(256)), "hello-64"),
@@ -94,7 +97,7 @@ class Bench:
     def measure(self, row):
         """The figures of a row, once."""
         self.clean()
-        start = self.floor if row.workload[0] == "hello" else self.server
+        start = self.floor if row.is_floor else self.server
         with start() as server:
             return self.load(server.url, row.workload)
 
@@ -220,7 +223,7 @@ def main():
     try:
         bench = Bench(folder, options.seconds)
         if options.stored:
-            rows = [row for row in rows if row.is_rate and row.workload[0] != "hello"]
+            rows = [row for row in rows if row.is_rate and not row.is_floor]
             print("\n" + stored(bench, rows, options))
             return
         figures = rounds_of(bench, rows, options.rounds)

@@ -1,7 +1,8 @@
-//! A server that only says hello: what the HTTP library costs on this machine, and so the most that can be asked of any
-//! server that is made with it.
+//! A server that only says hello, and sends back what it is sent: what the HTTP library costs on this machine, and so the
+//! most that can be asked of any server that is made with it.
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::routing::get;
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
@@ -11,7 +12,8 @@ use tokio::net::TcpListener;
 pub async fn serve() -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("listening addr={}", listener.local_addr()?);
-    let router = Router::new().route("/", get(|| async { "hello" }));
+    let echo = |body: Bytes| async { body };
+    let router = Router::new().route("/", get(|| async { "hello" }).post(echo));
     let listener = listener.tap_io(|socket| {
         // A connection that is gone already answers nothing anyway.
         let _ = socket.set_nodelay(true);

@@ -55,7 +55,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Workload {
-    /// Serves hello over HTTP until it is ended: what to compare with.
+    /// Serves hello over HTTP until it is ended, and sends back what it is sent: what to compare with.
     Floor,
     /// `GET /`, for that.
     Hello {
