@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Measures a release build on SQLite, beside what this machine gives at most, and prints one table.
 
-    python3 benches/run.py                          everything, five rounds: about twenty minutes
+    python3 benches/run.py                          everything, five rounds: about six minutes
     python3 benches/run.py --rounds 3 --only create-64 get-64
     python3 benches/run.py --stored                 with 1M pending and 10M settled promises stored, and without: rates, start-up,
-                                                    memory; fills the database for a quarter of an hour first
+                                                    memory; fills the database for seven minutes first
 
 Every round measures everything once, so that all suffer the same neighbours; each on a fresh database, by a generator on the
 same machine. Figures are medians of the rounds. `hello` is a server of the same HTTP library that does nothing, `echo` sends back

@@ -17,6 +17,9 @@ use crate::protocol::record::Id;
 const SHARDS: usize = 32;
 /// An object that takes more than this part of a shard would push too many others out.
 const OBJECT_PART_MAX: usize = 16;
+/// A shard for so many objects has room for all of them from the start: tables that had to grow would keep batches waiting,
+/// and all shards grow at about the same time.
+const ROOM_MAX: usize = 1 << 16;
 /// What an object takes beside its texts; each of its collections that is not empty, whose first node is allocated whole;
 /// and each entry of these.
 const OBJECT_OVERHEAD: usize = 512;
@@ -44,13 +47,14 @@ impl Cache {
     /// An empty one, for so many bytes.
     pub fn new(bytes_max: usize) -> Self {
         let shard_bytes_max = bytes_max / SHARDS;
-        // More than the bytes allow: a table that had to grow would keep a batch waiting, and all do at about the same time.
+        // More than the bytes allow.
         let objects_max = NonZeroUsize::MIN.saturating_add(shard_bytes_max / OBJECT_OVERHEAD);
         let shard = |_| {
-            Mutex::new(Shard {
-                objects: LruCache::new(objects_max),
-                bytes: 0,
-            })
+            let objects = match objects_max.get() {
+                ..=ROOM_MAX => LruCache::new(objects_max),
+                _ => LruCache::unbounded(),
+            };
+            Mutex::new(Shard { objects, bytes: 0 })
         };
         Cache {
             shard_bytes_max,
@@ -143,6 +147,13 @@ mod tests {
 
     fn object(id: &str) -> Arc<Object> {
         Arc::new(plain(id))
+    }
+
+    #[test]
+    fn it_may_be_larger_than_any_memory() {
+        let cache = Cache::new(usize::MAX);
+        cache.put(object("p"));
+        assert!(cache.get("p").is_some());
     }
 
     fn bytes(cache: &Cache) -> usize {

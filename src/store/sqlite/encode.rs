@@ -25,8 +25,9 @@ const TEXT_BYTES_MAX: usize = 1_000_000_000;
 /// An array is closed once it is longer: further rows go into a second statement of the same kind.
 const ARRAY_BYTES_SOFT_MAX: usize = 32 << 20;
 
-/// What a row takes, about.
+/// What a row takes, about, and the most that is made room for before there are any.
 const ROW_BYTES: usize = 512;
+const ROOM_BYTES_MAX: usize = 256 * 1024;
 
 /// The statements of a batch, in an order in which no row refers to one that is not there yet.
 ///
@@ -117,7 +118,7 @@ impl Statements {
         rows: &'r [T],
         encode: impl Fn(&'r T) -> R,
     ) -> Result<()> {
-        let mut array = Vec::with_capacity(rows.len() * ROW_BYTES);
+        let mut array = Vec::with_capacity((rows.len() * ROW_BYTES).min(ROOM_BYTES_MAX));
         for row in rows {
             let start = array.len();
             array.push(if start == 0 { b'[' } else { b',' });
