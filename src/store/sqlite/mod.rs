@@ -44,9 +44,11 @@ mod encode;
 mod error;
 mod file;
 mod sql;
+mod transfer;
 mod writer;
 
-pub use file::Durability;
+pub use file::{Durability, newest_schema};
+pub use transfer::{SqliteFill, SqliteSnapshot};
 
 /// How many reads run at once.
 const READERS_MAX: u32 = 4;
