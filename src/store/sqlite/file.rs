@@ -167,7 +167,7 @@ pub fn existing(path: &Path) -> Result<PathBuf> {
 }
 
 /// The one name of the file, whatever way leads to it; the file need not exist.
-fn canonical(path: &Path) -> Result<PathBuf> {
+pub fn canonical(path: &Path) -> Result<PathBuf> {
     match fs::canonicalize(path) {
         Ok(found) if found.is_dir() => {
             let message = format!("cannot open the database {}: a directory", path.display());
@@ -269,6 +269,15 @@ impl LockFile {
             ))),
             Err(TryLockError::Error(error)) => Err(fail(error)),
         }
+    }
+
+    /// Whether a server, or an import, has the lock of a database. Makes no file.
+    pub fn is_taken(database: &Path) -> bool {
+        let mut path = database.as_os_str().to_owned();
+        path.push(".lock");
+        // Shared, so that two who ask at the same time are not in each other's way.
+        let lock = File::open(path).map(|file| file.try_lock_shared());
+        matches!(lock, Ok(Err(TryLockError::WouldBlock)))
     }
 
     /// Lets another server in.
