@@ -2,6 +2,7 @@
 
 use figment::Figment;
 use figment::value::Value;
+use serde::Serialize;
 
 use super::load::{self, DEFAULT, source_of};
 use super::{Error, Layers, Loaded, keys, redact};
@@ -16,13 +17,14 @@ pub struct Effective {
 }
 
 /// One setting.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Setting {
     /// Its key.
     pub key: String,
     /// Its value as it would stand in the file, without what may be secret.
     pub value: String,
     /// Where it comes from: a file, a variable, a flag; none for the built-in default.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
 }
 
