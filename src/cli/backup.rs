@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::bar::{Bar, Unit};
+use super::export::refuse_memory;
 use super::interrupt::Interrupt;
 use super::local::{Output, Storage};
 use super::outfile::{OutFile, bytes_text};
@@ -68,18 +69,14 @@ impl Command {
 
 /// The file that the settings name.
 fn database(config: &Config) -> Result<&Path, Failure> {
+    refuse_memory(config)?;
     let storage = &config.storage;
-    let reason = match storage.backend {
-        Backend::Postgres => {
-            "the storage is PostgreSQL: back it up with pg_dump, or as the rest of its cluster is; \
-             resonate export works too"
-        }
-        Backend::Sqlite if storage.sqlite.is_memory() => {
-            "the storage is in memory (storage.sqlite.path = \":memory:\"): there is no file to copy"
-        }
-        Backend::Sqlite => return Ok(Path::new(&storage.sqlite.path)),
-    };
-    Err(Failure::Input(reason.to_owned()))
+    if storage.backend == Backend::Postgres {
+        let reason = "the storage is PostgreSQL: back it up with pg_dump, or as the rest of its \
+                      cluster is; resonate export works too";
+        return Err(Failure::Input(reason.to_owned()));
+    }
+    Ok(Path::new(&storage.sqlite.path))
 }
 
 fn is_same(one: &Path, other: &Path) -> bool {

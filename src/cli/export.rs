@@ -48,9 +48,11 @@ impl Command {
     }
 
     async fn export(&self, config: &Config) -> Result<ExitCode, Failure> {
+        refuse_memory(config)?;
         let (mut snapshot, schema) = snapshot(config).await.map_err(anyhow::Error::from)?;
         if self.file == Path::new("-") {
             let counts = write(&mut *snapshot, schema, io::stdout()).await?;
+            snapshot.close().await;
             output::tell(&format!("exported {}", counts_text(&counts)));
             return Ok(ExitCode::SUCCESS);
         }
@@ -58,6 +60,7 @@ impl Command {
         let file = File::options().write(true).open(out.path());
         let file = file.context("the file cannot be written")?;
         let counts = write(&mut *snapshot, schema, file).await?;
+        snapshot.close().await;
         let bytes = out.keep()?;
         let file = self.file.display().to_string();
         let text = format!("{file}: {}, {}", counts_text(&counts), bytes_text(bytes));
@@ -91,6 +94,17 @@ async fn write(
     let mut progress = |done, total| bar.set(done, total);
     let written = archive::export(snapshot, schema, output, &mut progress).await;
     Ok(written.map_err(anyhow::Error::from)?)
+}
+
+/// What is in the memory of a server can neither be read nor filled from elsewhere.
+pub(super) fn refuse_memory(config: &Config) -> Result<(), Failure> {
+    let storage = &config.storage;
+    if storage.backend == Backend::Sqlite && storage.sqlite.is_memory() {
+        let reason = "the storage is in memory (storage.sqlite.path = \":memory:\"): \
+                      only the server that has it can reach it";
+        return Err(Failure::Input(reason.to_owned()));
+    }
+    Ok(())
 }
 
 /// For people.

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::bar::{Bar, Unit};
-use super::export::counts_text;
+use super::export::{counts_text, refuse_memory};
 use super::local::{Output, Storage};
 use super::session::Failure;
 use crate::config::{Backend, Config, PostgresUrl};
@@ -34,12 +34,7 @@ pub(super) struct Command {
 
 impl Command {
     pub(super) async fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let is_memory = config.storage.sqlite.is_memory();
-        if config.storage.backend == Backend::Sqlite && is_memory {
-            let reason = "the storage is in memory (storage.sqlite.path = \":memory:\"): \
-                          what is imported would be gone at once";
-            return Err(Failure::Input(reason.to_owned()));
-        }
+        refuse_memory(config)?;
         // First, so that no database is made for a file that is not there.
         let input: Box<dyn BufRead + Send> = match self.file == Path::new("-") {
             true => Box::new(BufReader::with_capacity(READ_BYTES, io::stdin())),

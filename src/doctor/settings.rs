@@ -69,7 +69,7 @@ fn auth(config: &Config) -> Check {
 
 fn retry(config: &Config) -> Check {
     let retry = config.tasks.retry_timeout;
-    let push = config.transports.http_push.request_timeout;
+    let connect = config.transports.http_push.connect_timeout;
     let odd = |found: String, hint: String| Check::warn("retry", found, hint);
     if retry.as_i64() < RETRY_MS_MIN {
         return odd(
@@ -80,12 +80,12 @@ fn retry(config: &Config) -> Check {
             format!("{RETRY_MS_MIN} ms or more"),
         );
     }
-    if config.transports.http_push.enabled && retry < push {
+    if config.transports.http_push.enabled && retry < connect {
         return odd(
             format!(
                 "tasks.retry_timeout ({retry} ms) is shorter than \
-                 transports.http_push.request_timeout ({push} ms): a slow push is repeated while \
-                 it is under way"
+                 transports.http_push.connect_timeout ({connect} ms): a push is repeated before \
+                 anybody has answered"
             ),
             "a longer tasks.retry_timeout".to_owned(),
         );
@@ -131,7 +131,7 @@ mod tests {
         let mut config = Config::default();
         assert_eq!(verdict(&config, "retry"), Some(Verdict::Ok));
         for odd in [999, 5_000, 600_001] {
-            config.transports.http_push.request_timeout = Millis::new(5_001);
+            config.transports.http_push.connect_timeout = Millis::new(5_001);
             config.tasks.retry_timeout = Millis::new(odd);
             assert_eq!(verdict(&config, "retry"), Some(Verdict::Warn), "{odd}");
         }

@@ -93,6 +93,9 @@ pub trait Snapshot: Send {
 
     /// All schedules, in the same way.
     fn schedules(&mut self) -> BoxStream<'_, Result<Schedule>>;
+
+    /// Lets go of it.
+    async fn close(self: Box<Self>);
 }
 
 /// An empty database, closed to servers, that is being filled. Dropped before it is finished, or ended

@@ -76,6 +76,8 @@ impl Snapshot for MemorySnapshot {
             .map(|schedule| Ok((**schedule).clone()))
             .boxed()
     }
+
+    async fn close(self: Box<Self>) {}
 }
 
 #[async_trait]

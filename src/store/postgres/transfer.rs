@@ -85,6 +85,11 @@ impl Snapshot for PostgresSnapshot {
     fn schedules(&mut self) -> BoxStream<'_, Result<Schedule>> {
         self.rows(sql::DUMP_SCHEDULES, columns::schedule)
     }
+
+    async fn close(self: Box<Self>) {
+        // It was only read.
+        self.connection.close().await.ok();
+    }
 }
 
 /// See [`Fill`]: one transaction, on a connection that holds the lock of those who change the schema.

@@ -92,9 +92,17 @@ pub fn reader_options(writer: &SqliteConnectOptions) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
-/// The options of a connection that reads a file which a server may be using.
+/// The options of a connection that reads a file which a server may be using. It leaves nothing behind:
+/// where nobody else would, it takes away the log that SQLite makes to read.
 pub fn reading(path: &Path) -> SqliteConnectOptions {
-    reader_options(&SqliteConnectOptions::new().filename(path))
+    reader_options(&SqliteConnectOptions::new().filename(path)).read_only(!is_at_rest(path))
+}
+
+/// Whether nobody uses a file, and there is no log to be read beside it.
+pub fn is_at_rest(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    !LockFile::is_taken(path) && !Path::new(&log).exists()
 }
 
 /// The newest schema version that this release knows.

@@ -41,11 +41,9 @@ pub async fn inspect(path: &Path) -> Result<Inspection> {
         return Ok(found);
     }
     let path = &found.path;
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    // A file without a log that nobody uses is read as it stands.
-    let is_at_rest = !found.is_used && !Path::new(&log).exists();
-    let connecting = file::reading(path).immutable(is_at_rest).connect().await;
+    let reading = file::reading(path).read_only(true);
+    // What nobody uses is read as it stands.
+    let connecting = reading.immutable(file::is_at_rest(path)).connect().await;
     let mut connection = connecting.map_err(|error| explain_open(&error, path))?;
     found.schema = file::schema_of(&mut connection, path).await?;
     if found.schema.is_some() {

@@ -5,7 +5,7 @@ use std::path::Path;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
+use sqlx::sqlite::SqliteRow;
 use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
 
 use super::encode;
@@ -35,11 +35,7 @@ impl SqliteSnapshot {
     /// [`crate::store::Error::Unusable`] when it is not there, not ours, or of another schema version.
     pub async fn open(path: &Path) -> Result<Self> {
         let path = &file::existing(path)?;
-        SqliteSnapshot::of(file::reading(path), path).await
-    }
-
-    pub(super) async fn of(options: SqliteConnectOptions, path: &Path) -> Result<Self> {
-        let options = options.row_buffer_size(ROWS_AHEAD);
+        let options = file::reading(path).row_buffer_size(ROWS_AHEAD);
         let connecting = options.connect().await;
         let mut connection = connecting.map_err(|error| super::error::explain_open(&error, path))?;
         run(&mut connection, "BEGIN").await?;
@@ -72,6 +68,11 @@ impl Snapshot for SqliteSnapshot {
 
     fn schedules(&mut self) -> BoxStream<'_, Result<Schedule>> {
         self.rows(sql::DUMP_SCHEDULES, columns::schedule)
+    }
+
+    async fn close(self: Box<Self>) {
+        // It was only read.
+        self.connection.close().await.ok();
     }
 }
 
