@@ -62,8 +62,10 @@ impl Command {
             counts.schedules,
             bytes_text(bytes)
         );
-        self.output
-            .tell(&text, &json!({"file": file, "bytes": bytes, "counts": counts}))
+        self.output.tell(
+            &text,
+            &json!({"file": file, "bytes": bytes, "counts": counts}),
+        )
     }
 }
 

@@ -41,7 +41,10 @@ fn text(report: &Report) -> String {
     for setting in &report.settings {
         if let Some(source) = &setting.source {
             let (key, value) = (&setting.key, clean_line(&setting.value));
-            lines.push(format!("{key} = {value}  {}", output::dim(format!("({source})"))));
+            lines.push(format!(
+                "{key} = {value}  {}",
+                output::dim(format!("({source})"))
+            ));
         }
     }
     if !lines.is_empty() {

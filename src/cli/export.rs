@@ -64,8 +64,10 @@ impl Command {
         let bytes = out.keep()?;
         let file = self.file.display().to_string();
         let text = format!("{file}: {}, {}", counts_text(&counts), bytes_text(bytes));
-        self.output
-            .tell(&text, &json!({"file": file, "bytes": bytes, "counts": counts}))
+        self.output.tell(
+            &text,
+            &json!({"file": file, "bytes": bytes, "counts": counts}),
+        )
     }
 }
 

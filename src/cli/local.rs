@@ -116,11 +116,7 @@ impl fmt::Debug for LocalJob {
 
 impl Output {
     /// Tells the outcome, to people or programs.
-    pub(super) fn tell(
-        self,
-        text: &str,
-        outcome: &impl Serialize,
-    ) -> Result<ExitCode, Failure> {
+    pub(super) fn tell(self, text: &str, outcome: &impl Serialize) -> Result<ExitCode, Failure> {
         let is_text = match self.output {
             Some(format) => format == Format::Text,
             None => io::stdout().is_terminal(),

@@ -31,7 +31,11 @@ impl OutFile {
             is_kept: false,
         };
         let mut options = File::options();
-        let made = options.write(true).create_new(true).mode(MODE).open(&file.partial);
+        let made = options
+            .write(true)
+            .create_new(true)
+            .mode(MODE)
+            .open(&file.partial);
         made.map_err(|error| failed(target, &error))?;
         Ok(file)
     }

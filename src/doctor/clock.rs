@@ -109,7 +109,11 @@ mod tests {
             (now, 0, Stored::Lead(-1_001), Verdict::Warn),
             (now, 0, Stored::Ahead(1_001), Verdict::Warn),
         ] {
-            assert_eq!(worst(wall, drift, stored), verdict, "{wall} {drift} {stored:?}");
+            assert_eq!(
+                worst(wall, drift, stored),
+                verdict,
+                "{wall} {drift} {stored:?}"
+            );
         }
     }
 }

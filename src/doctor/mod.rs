@@ -100,7 +100,11 @@ pub async fn examine(effective: Effective) -> Report {
             let found = format!("valid; {changed} settings are not at their defaults");
             checks.push(Check::ok("configuration", found));
             checks.extend(warnings.into_iter().map(|warning| {
-                Check::warn("configuration", warning, "resonate.toml of the release has all keys")
+                Check::warn(
+                    "configuration",
+                    warning,
+                    "resonate.toml of the release has all keys",
+                )
             }));
             examine_config(&config, &mut checks).await;
         }

@@ -98,7 +98,10 @@ fn retry(config: &Config) -> Check {
             format!("{RETRY_MS_MAX} ms or less; the default is 30000"),
         );
     }
-    Check::ok("retry", format!("pending tasks are offered again after {retry} ms"))
+    Check::ok(
+        "retry",
+        format!("pending tasks are offered again after {retry} ms"),
+    )
 }
 
 fn metrics(config: &Config) -> Option<Check> {
@@ -157,7 +160,10 @@ mod tests {
                 Box::new(|c: &mut Config| c.debug = true) as Box<dyn Fn(&mut Config)>,
                 "debug",
             ),
-            (Box::new(|c| c.transports.bash_exec.enabled = true), "scripts"),
+            (
+                Box::new(|c| c.transports.bash_exec.enabled = true),
+                "scripts",
+            ),
             (Box::new(|c| c.transports.http_poll.enabled = false), "poll"),
             (
                 Box::new(|c| c.storage.sqlite.synchronous = Synchronous::Normal),

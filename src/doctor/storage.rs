@@ -41,7 +41,10 @@ async fn file(path: &Path) -> (Vec<Check>, Stored) {
         Ok(found) => found,
         Err(error) => {
             let hint = "storage.sqlite.path = a database of resonate, or a new file";
-            return (vec![Check::fail(NAME, error.to_string(), hint)], Stored::Nothing);
+            return (
+                vec![Check::fail(NAME, error.to_string(), hint)],
+                Stored::Nothing,
+            );
         }
     };
     let shown = found.path.display();
@@ -117,7 +120,10 @@ async fn database(url: &str, pool_size: u32) -> (Vec<Check>, Stored) {
         Ok(found) => found,
         Err(error) => {
             let hint = "docs/deploy-postgres.md says what the database and the role need";
-            return (vec![Check::fail(NAME, error.to_string(), hint)], Stored::Nothing);
+            return (
+                vec![Check::fail(NAME, error.to_string(), hint)],
+                Stored::Nothing,
+            );
         }
     };
     let mut checks = vec![

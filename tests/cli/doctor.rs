@@ -27,11 +27,14 @@ impl Home {
     /// Runs it on ports that are free, unless others are given.
     fn report(&self, args: &[&str], env: &[(&str, &str)]) -> Report {
         let ports = [free_port(), free_port()].map(|port| port.to_string());
-        let defaults = [("--server-port", &ports[0]), ("--observability-metrics-port", &ports[1])];
+        let defaults = [
+            ("--server-port", &ports[0]),
+            ("--observability-metrics-port", &ports[1]),
+        ];
         let mut all = args.to_vec();
         for (flag, port) in &defaults {
             if !args.contains(flag) {
-                all.extend([flag, port.as_str()]);
+                all.extend([*flag, port.as_str()]);
             }
         }
         let done = self.run(&all, env);
@@ -57,8 +60,13 @@ impl Report {
             let text = check["found"].as_str().expect("a text");
             check["name"] == name && check["verdict"] == verdict && text.contains(found)
         };
-        assert!(checks.iter().any(|check| is_it(&check)), "{name} {verdict} {found}: {checks:#?}");
-        let hints = checks.iter().all(|check| check["verdict"] == "ok" || check["hint"].is_string());
+        assert!(
+            checks.iter().any(|check| is_it(&check)),
+            "{name} {verdict} {found}: {checks:#?}"
+        );
+        let hints = checks
+            .iter()
+            .all(|check| check["verdict"] == "ok" || check["hint"].is_string());
         assert!(hints, "{checks:#?}");
         let has_failed = checks.iter().any(|check| check["verdict"] == "fail");
         assert_eq!(self.done.code, Some(i32::from(has_failed)), "{checks:#?}");
@@ -77,7 +85,11 @@ impl Report {
 fn nothing_is_made_where_nothing_is() {
     let home = Home::new();
     let report = home.report(&[], &[]);
-    report.expect("configuration", "ok", "2 settings are not at their defaults");
+    report.expect(
+        "configuration",
+        "ok",
+        "2 settings are not at their defaults",
+    );
     report.expect("auth", "warn", "0.0.0.0 is listened on");
     report.expect("metrics", "warn", "served on 0.0.0.0:");
     report.expect("retry", "ok", "after 30000 ms");
@@ -95,25 +107,51 @@ fn every_setting_is_shown_with_its_source_and_no_secret_is() {
     let file = "unknown = 1\nlevel = \"debug\"\n[storage]\ntype = \"postgres\"\n";
     fs::write(home.0.path().join("resonate.toml"), file).unwrap();
     let env = [
-        ("RESONATE_STORAGE__POSTGRES__URL", "postgres://me:hunter2@127.0.0.1:1/r"),
+        (
+            "RESONATE_STORAGE__POSTGRES__URL",
+            "postgres://me:hunter2@127.0.0.1:1/r",
+        ),
         ("RESONATE_TRANSPORTS__HTTP_PUSH__AUTH__TOKEN", "hunter2"),
         ("RESONATE_TRANSPORTS__HTTP_PUSH__AUTH__MODE", "bearer"),
     ];
     let report = home.report(&["--server-bind", "127.0.0.1"], &env);
-    assert_eq!(report.setting("level"), ("\"debug\"", Some("resonate.toml")));
-    assert_eq!(report.setting("server.bind"), ("\"127.0.0.1\"", Some("--server-bind")));
+    assert_eq!(
+        report.setting("level"),
+        ("\"debug\"", Some("resonate.toml"))
+    );
+    assert_eq!(
+        report.setting("server.bind"),
+        ("\"127.0.0.1\"", Some("--server-bind"))
+    );
     assert_eq!(report.setting("tasks.lease_timeout"), ("15000", None));
     let (url, source) = report.setting("storage.postgres.url");
     assert_eq!(url, "\"postgres://me:***@127.0.0.1:1/r\"");
-    assert_eq!(source, Some("environment variable RESONATE_STORAGE__POSTGRES__URL"));
-    assert_eq!(report.setting("transports.http_push.auth.token").0, "\"***\"");
-    report.expect("configuration", "warn", "unknown key unknown in resonate.toml is ignored");
-    report.expect("storage", "fail", "cannot use the database \"r\" at 127.0.0.1:1");
+    assert_eq!(
+        source,
+        Some("environment variable RESONATE_STORAGE__POSTGRES__URL")
+    );
+    assert_eq!(
+        report.setting("transports.http_push.auth.token").0,
+        "\"***\""
+    );
+    report.expect(
+        "configuration",
+        "warn",
+        "unknown key unknown in resonate.toml is ignored",
+    );
+    report.expect(
+        "storage",
+        "fail",
+        "cannot use the database \"r\" at 127.0.0.1:1",
+    );
     assert!(!format!("{:?}", report.done).contains("hunter2"));
 
     // For people: a line for each, and where it comes from.
     let text = home.run(&["-o", "text", "--debug"], &env);
-    assert!(text.stdout.contains("level = \"debug\"  (resonate.toml)"), "{text:?}");
+    assert!(
+        text.stdout.contains("level = \"debug\"  (resonate.toml)"),
+        "{text:?}"
+    );
     assert!(text.stdout.contains("\nwarn  debug "), "{text:?}");
     assert!(text.stdout.contains("\nfail  storage "), "{text:?}");
     assert!(!format!("{text:?}").contains("hunter2"));
@@ -134,10 +172,21 @@ fn what_a_server_would_not_start_with_fails() {
     fs::remove_file(home.0.path().join("resonate.toml")).unwrap();
 
     let report = home.report(&["--auth-publickey", "none.pem"], &[]);
-    report.expect("auth keys", "fail", "Failed to read public key file 'none.pem'");
-    let report = home.report(&["--server-tls-cert", "c.pem", "--server-tls-key", "k.pem"], &[]);
+    report.expect(
+        "auth keys",
+        "fail",
+        "Failed to read public key file 'none.pem'",
+    );
+    let report = home.report(
+        &["--server-tls-cert", "c.pem", "--server-tls-key", "k.pem"],
+        &[],
+    );
     report.expect("tls", "fail", "server.tls.cert: ");
-    fs::write(home.0.path().join("text"), "no database, whatever it is called").unwrap();
+    fs::write(
+        home.0.path().join("text"),
+        "no database, whatever it is called",
+    )
+    .unwrap();
     let report = home.report(&["--storage-sqlite-path", "text"], &[]);
     report.expect("storage", "fail", "text is not an SQLite database");
     let report = home.report(&["--storage-sqlite-path", "no/such.db"], &[]);
@@ -186,7 +235,11 @@ fn a_server_that_runs_is_recognised() {
     ];
     let report = home.report(&flags, &[]);
     report.expect("port", "ok", "a resonate server answers at 127.0.0.1:");
-    report.expect("metrics port", "ok", "a resonate server answers at 127.0.0.1:");
+    report.expect(
+        "metrics port",
+        "ok",
+        "a resonate server answers at 127.0.0.1:",
+    );
     report.expect("storage", "ok", "in use by a resonate server");
     report.expect("schema", "ok", "as this resonate needs");
     // It was not disturbed.
@@ -207,7 +260,12 @@ fn a_server_that_runs_is_recognised() {
 fn a_postgres_database_is_looked_at() {
     let home = Home::new();
     let database = Database::fresh();
-    let flags = ["--storage-type", "postgres", "--storage-postgres-url", &database.url()];
+    let flags = [
+        "--storage-type",
+        "postgres",
+        "--storage-postgres-url",
+        &database.url(),
+    ];
     let report = home.report(&flags, &[]);
     report.expect("storage", "ok", " 0 connections of resonate servers");
     report.expect("schema", "ok", "as this resonate needs");
@@ -216,6 +274,9 @@ fn a_postgres_database_is_looked_at() {
     server.client().create("p", i64::MAX, serde_json::json!({}));
     let report = home.report(&flags, &[]);
     let found = report.report["checks"].to_string();
-    assert!(!found.contains(" 0 connections of resonate servers"), "{found}");
+    assert!(
+        !found.contains(" 0 connections of resonate servers"),
+        "{found}"
+    );
     report.expect("storage", "ok", "connections of resonate servers");
 }

@@ -119,7 +119,8 @@ impl Folder {
 fn filled(path: &Path) -> Server {
     let server = At::File(path).server();
     fill(&server);
-    let large = json!({"id": "large", "timeoutAt": i64::MAX, "param": {"data": "é".repeat(300_000)}});
+    let large =
+        json!({"id": "large", "timeoutAt": i64::MAX, "param": {"data": "é".repeat(300_000)}});
     server.ok("promise.create", large);
     server
 }
@@ -187,11 +188,18 @@ fn a_backup_replaces_nothing_by_accident_and_leaves_nothing_half_done() {
     assert_eq!(written["file"], "copy.db");
     assert_eq!(
         written["bytes"],
-        folder.path("copy.db").metadata().expect("it is there").len()
+        folder
+            .path("copy.db")
+            .metadata()
+            .expect("it is there")
+            .len()
     );
     assert_eq!(
         written["counts"]["promises"],
-        content(&server)["promises"].as_array().expect("a list").len()
+        content(&server)["promises"]
+            .as_array()
+            .expect("a list")
+            .len()
     );
     folder.expect_refused(
         &["backup", "copy.db"],
@@ -203,16 +211,36 @@ fn a_backup_replaces_nothing_by_accident_and_leaves_nothing_half_done() {
     fs::create_dir(folder.path("directory")).expect("it can be made");
     folder.expect_refused(&["backup", "directory", "--force"], &at, "is a directory");
     folder.expect_refused(&["backup", "no/such.db"], &at, "cannot write no/such.db: ");
-    folder.expect_refused(&["backup", "live.db", "--force"], &at, "is the database itself");
+    folder.expect_refused(
+        &["backup", "live.db", "--force"],
+        &at,
+        "is the database itself",
+    );
     fs::write(folder.path("old.db-wal"), "log").expect("it can be written");
-    folder.expect_refused(&["backup", "old.db"], &at, "old.db-wal belongs to another database");
+    folder.expect_refused(
+        &["backup", "old.db"],
+        &at,
+        "old.db-wal belongs to another database",
+    );
     let other = folder.path("other.db");
     let running = Server::on_file(&other, &[]);
-    folder.expect_refused(&["backup", "other.db", "--force"], &at, "is in use by a resonate server");
+    folder.expect_refused(
+        &["backup", "other.db", "--force"],
+        &at,
+        "is in use by a resonate server",
+    );
     drop(running);
-    fs::write(folder.path("foreign.db"), "not a database, and long enough to be none").unwrap();
+    fs::write(
+        folder.path("foreign.db"),
+        "not a database, and long enough to be none",
+    )
+    .unwrap();
     let foreign = folder.path("foreign.db");
-    folder.expect_refused(&["backup", "f.db"], &At::File(&foreign), "is not an SQLite database");
+    folder.expect_refused(
+        &["backup", "f.db"],
+        &At::File(&foreign),
+        "is not an SQLite database",
+    );
     let memory = At::File(Path::new(":memory:"));
     folder.expect_refused(&["backup", "m.db"], &memory, "the storage is in memory");
     let postgres = Database::fresh();
@@ -235,7 +263,9 @@ fn everything_moves_from_sqlite_to_postgres_and_back_and_goes_on() {
     let archive = folder.export(&At::File(&from));
     server.signal(Signal::Term);
     assert_eq!(server.wait(), Some(0));
-    let file = folder.run(&["export", "archive.ndjson"], &At::File(&from)).json();
+    let file = folder
+        .run(&["export", "archive.ndjson"], &At::File(&from))
+        .json();
     let text = fs::read_to_string(folder.path("archive.ndjson")).expect("it is there");
     assert!(text == archive, "two exports of one database differ");
     assert_eq!(file["bytes"], archive.len());
@@ -247,7 +277,10 @@ fn everything_moves_from_sqlite_to_postgres_and_back_and_goes_on() {
     for kind in ["promises", "tasks", "callbacks", "listeners", "schedules"] {
         assert!(imported["counts"][kind].as_u64() > Some(0), "{imported}");
     }
-    assert!(folder.export(&there) == archive, "PostgreSQL holds something else");
+    assert!(
+        folder.export(&there) == archive,
+        "PostgreSQL holds something else"
+    );
 
     // What was in flight goes on there.
     let server = there.server();
@@ -260,8 +293,14 @@ fn everything_moves_from_sqlite_to_postgres_and_back_and_goes_on() {
 
     let imported = folder.import(&again, &At::File(&back));
     assert_eq!(imported.json()["counts"], file["counts"]);
-    assert!(folder.export(&At::File(&back)) == again, "SQLite holds something else");
-    assert!(again == archive, "a server that only looked has changed something");
+    assert!(
+        folder.export(&At::File(&back)) == again,
+        "SQLite holds something else"
+    );
+    assert!(
+        again == archive,
+        "a server that only looked has changed something"
+    );
     drive(&At::File(&back).server());
 }
 
@@ -279,13 +318,33 @@ fn only_a_whole_archive_of_a_known_release_is_imported_and_only_where_there_is_n
     let field = archive.replacen("\"armed\":", "\"novel\":1,\"armed\":", 1);
     let half = &archive[..archive.floor_char_boundary(archive.len() / 2)];
     let bad = [
-        (lines[..last - 1].join("\n") + "\n", last, "it ends without its last line"),
+        (
+            lines[..last - 1].join("\n") + "\n",
+            last,
+            "it ends without its last line",
+        ),
         (half.to_owned(), 0, "the archive is not all there"),
-        (altered, last, "its checksum is not that of the lines before it"),
-        (newer, 1, "the archive has version 2; this resonate reads versions up to 1"),
-        (schema, 1, "it was taken from a database of schema version 9"),
+        (
+            altered,
+            last,
+            "its checksum is not that of the lines before it",
+        ),
+        (
+            newer,
+            1,
+            "the archive has version 2; this resonate reads versions up to 1",
+        ),
+        (
+            schema,
+            1,
+            "it was taken from a database of schema version 9",
+        ),
         (field, 2, "unknown field `novel`"),
-        ("SELECT 1;\n".to_owned(), 1, "this is not a resonate archive"),
+        (
+            "SELECT 1;\n".to_owned(),
+            1,
+            "this is not a resonate archive",
+        ),
     ];
     let to = folder.path("to.db");
     let database = Database::fresh();
@@ -300,23 +359,40 @@ fn only_a_whole_archive_of_a_known_release_is_imported_and_only_where_there_is_n
         folder.import(&archive, &at).json();
         let done = folder.import(&archive, &at);
         let told = " is not empty: it holds ";
-        assert!(done.code == Some(1) && done.stderr.contains(told), "{done:?}");
+        assert!(
+            done.code == Some(1) && done.stderr.contains(told),
+            "{done:?}"
+        );
     }
     folder.expect_refused(&["import", "none"], &At::File(&to), "cannot read none: ");
-    folder.expect_refused(&["import"], &At::File(Path::new(":memory:")), "is in memory");
-    folder.expect_refused(&["export"], &At::File(Path::new(":memory:")), "is in memory");
+    folder.expect_refused(
+        &["import"],
+        &At::File(Path::new(":memory:")),
+        "is in memory",
+    );
+    folder.expect_refused(
+        &["export"],
+        &At::File(Path::new(":memory:")),
+        "is in memory",
+    );
     let nowhere = folder.path("nowhere.db");
     folder.expect_refused(&["export"], &At::File(&nowhere), "there is no database ");
     assert!(!nowhere.exists());
 
     // Where a server is, nothing is imported.
     let done = folder.import(&archive, &At::File(&from));
-    assert!(done.stderr.contains("is in use by another resonate server"), "{done:?}");
+    assert!(
+        done.stderr.contains("is in use by another resonate server"),
+        "{done:?}"
+    );
     let empty = Database::fresh();
     let running = Server::on(&empty.url(), &[]);
     running.client().create("p", i64::MAX, json!({}));
     let done = folder.import(&archive, &At::Postgres(&empty));
-    assert!(done.stderr.contains("is in use: resonate servers have "), "{done:?}");
+    assert!(
+        done.stderr.contains("is in use: resonate servers have "),
+        "{done:?}"
+    );
     drop(server);
 }
 
@@ -388,13 +464,18 @@ fn the_commands_of_the_page_on_backups_work() {
     assert_eq!(server.wait(), Some(0));
     let program = Path::new(env!("CARGO_BIN_EXE_resonate"));
     let mut path = vec![program.parent().expect("it is in a folder").to_owned()];
-    path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    path.extend(std::env::split_paths(
+        &std::env::var_os("PATH").unwrap_or_default(),
+    ));
     let mut shell = Command::new("sh");
     shell
         .args(["-ec", &script])
         .current_dir(folder.0.path())
         .env_clear()
-        .env("PATH", std::env::join_paths(path).expect("folders have names"));
+        .env(
+            "PATH",
+            std::env::join_paths(path).expect("folders have names"),
+        );
     let done = run(&mut shell);
     assert_eq!(done.code, Some(0), "{done:?}");
     let restored = Server::on_file(&folder.path("resonate.db"), &[]);

@@ -123,9 +123,9 @@ impl<R: BufRead> Reader<R> {
         }
         if !self.read_line()? {
             self.number += 1;
-            return Err(self.broken(
-                "it ends without its last line: it is not all there".to_owned(),
-            ));
+            return Err(
+                self.broken("it ends without its last line: it is not all there".to_owned())
+            );
         }
         match self.parse()? {
             Line::Promise(line) => {

@@ -53,8 +53,15 @@ fn task() -> impl Strategy<Value = Task> {
         TaskState::Fulfilled,
     ]);
     let instants = [(); 5].map(|()| option::of(instant()));
-    (states, 0..=i64::MAX, ids(), option::of(id()), instants, any::<u32>()).prop_map(
-        |(state, version, resumes, pid, instants, releases)| {
+    (
+        states,
+        0..=i64::MAX,
+        ids(),
+        option::of(id()),
+        instants,
+        any::<u32>(),
+    )
+        .prop_map(|(state, version, resumes, pid, instants, releases)| {
             let [ttl, expires_at, claimed_at, retry_at, offer_at] = instants;
             Task {
                 state,
@@ -68,8 +75,7 @@ fn task() -> impl Strategy<Value = Task> {
                 offer_at,
                 releases,
             }
-        },
-    )
+        })
 }
 
 fn listener() -> impl Strategy<Value = Listener> {
@@ -122,8 +128,12 @@ fn written(objects: &[Object], schedules: &[Schedule]) -> Vec<u8> {
     objects.iter().for_each(|object| counts.add(object));
     let mut bytes = Vec::new();
     let mut writer = Writer::begin(&mut bytes, 1, &counts).unwrap();
-    objects.iter().for_each(|object| writer.object(object).unwrap());
-    schedules.iter().for_each(|one| writer.schedule(one).unwrap());
+    objects
+        .iter()
+        .for_each(|object| writer.object(object).unwrap());
+    schedules
+        .iter()
+        .for_each(|one| writer.schedule(one).unwrap());
     assert_eq!(writer.end().unwrap(), counts);
     bytes
 }
@@ -222,9 +232,15 @@ fn the_line_that_is_wrong_is_named() {
         &with(3, "\"armed\"", "\"traceparent\":\"00\",\"armed\""),
         "line 3 of the archive: unknown field `traceparent`",
     );
-    expect_refused(&with(3, "\"armed\"", "\"traceparent\":\"00\",\"armed\""), "a newer resonate");
+    expect_refused(
+        &with(3, "\"armed\"", "\"traceparent\":\"00\",\"armed\""),
+        "a newer resonate",
+    );
     expect_refused(&with(4, "{", "["), "line 4 of the archive: ");
-    expect_refused(&whole[..4], "line 5 of the archive: it ends without its last line");
+    expect_refused(
+        &whole[..4],
+        "line 5 of the archive: it ends without its last line",
+    );
     let mut cut = whole.clone();
     cut[4].pop();
     expect_refused(&cut, "line 5 of the archive: it has no end");
@@ -234,9 +250,15 @@ fn the_line_that_is_wrong_is_named() {
     );
     let mut swapped = whole.clone();
     swapped.swap(1, 2);
-    expect_refused(&swapped, "line 3 of the archive: \"a\" is twice there, or not in its place");
+    expect_refused(
+        &swapped,
+        "line 3 of the archive: \"a\" is twice there, or not in its place",
+    );
     let more = [&whole[..], &[String::from("\n")]].concat();
-    expect_refused(&more, "line 6 of the archive: something follows the last line");
+    expect_refused(
+        &more,
+        "line 6 of the archive: something follows the last line",
+    );
 }
 
 /// What a release has written, later ones read: this is version 1, and it is never changed.
@@ -252,5 +274,8 @@ fn version_1_is_read() {
         }
     }
     assert_eq!((objects.len(), schedules.len()), (9, 1));
-    assert_eq!(String::from_utf8(written(&objects, &schedules)).unwrap(), text);
+    assert_eq!(
+        String::from_utf8(written(&objects, &schedules)).unwrap(),
+        text
+    );
 }

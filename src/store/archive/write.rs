@@ -35,13 +35,16 @@ impl<W: Write> Writer<W> {
             written: Counts::default(),
             line: Vec::new(),
         };
-        writer.write("header", &Line::Header(Header {
-            format: FORMAT.to_owned(),
-            version: VERSION,
-            schema,
-            promises: counts.promises,
-            schedules: counts.schedules,
-        }))?;
+        writer.write(
+            "header",
+            &Line::Header(Header {
+                format: FORMAT.to_owned(),
+                version: VERSION,
+                schema,
+                promises: counts.promises,
+                schedules: counts.schedules,
+            }),
+        )?;
         Ok(writer)
     }
 
@@ -72,10 +75,13 @@ impl<W: Write> Writer<W> {
     pub fn end(mut self) -> Result<Counts, Error> {
         self.written.expect(&self.announced)?;
         let sha256 = hex(self.digest.clone().finish().as_ref());
-        self.write("trailer", &Line::Trailer(Trailer {
-            counts: self.written,
-            sha256,
-        }))?;
+        self.write(
+            "trailer",
+            &Line::Trailer(Trailer {
+                counts: self.written,
+                sha256,
+            }),
+        )?;
         self.output.flush()?;
         Ok(self.written)
     }

@@ -141,11 +141,7 @@ pub enum Use {
 }
 
 /// Refuses what cannot be used.
-pub async fn check_server(
-    connection: &mut PgConnection,
-    place: &str,
-    wanted: Use,
-) -> Result<()> {
+pub async fn check_server(connection: &mut PgConnection, place: &str, wanted: Use) -> Result<()> {
     let row = sqlx::query(
         "SELECT current_setting('server_version_num')::int, current_setting('server_version'),
             pg_is_in_recovery(), current_setting('server_encoding')",

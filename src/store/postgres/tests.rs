@@ -5,8 +5,8 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use crate::protocol::record::PromiseState;
 
 use super::*;
-use crate::store::transfer::{Counts, Fill, Snapshot};
 use crate::store::suite::{insert, pending, plain, schedule, unblocking};
+use crate::store::transfer::{Counts, Fill, Snapshot};
 
 /// A database of a test's own, dropped at its end.
 struct Database {
@@ -99,7 +99,10 @@ async fn what_a_server_uses_is_not_filled_and_what_is_filled_not_served() {
     let (store, database) = open().await;
     insert(&store, [plain("p")]).await;
     let refused = PostgresFill::open(&database.url()).await.err().unwrap();
-    assert!(refused.to_string().contains("resonate servers have"), "{refused}");
+    assert!(
+        refused.to_string().contains("resonate servers have"),
+        "{refused}"
+    );
     store.reset().await.unwrap();
     store.close().await;
     let fill = PostgresFill::open(&database.url()).await.unwrap();

@@ -47,9 +47,10 @@ pub async fn inspect(path: &Path) -> Result<Inspection> {
     let mut connection = connecting.map_err(|error| explain_open(&error, path))?;
     found.schema = file::schema_of(&mut connection, path).await?;
     if found.schema.is_some() {
-        let youngest = sqlx::query_scalar("SELECT created_at FROM promises ORDER BY rowid DESC LIMIT 1")
-            .fetch_optional(&mut connection)
-            .await;
+        let youngest =
+            sqlx::query_scalar("SELECT created_at FROM promises ORDER BY rowid DESC LIMIT 1")
+                .fetch_optional(&mut connection)
+                .await;
         found.youngest_at = youngest.map_err(|error| explain_open(&error, path))?;
     }
     // What it is closed for was only looked at.

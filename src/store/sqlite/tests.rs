@@ -50,11 +50,17 @@ async fn what_a_server_uses_is_not_filled_and_what_is_filled_not_served() {
     let (store, directory) = open().await;
     let path = directory.path().join("test.db");
     let refused = SqliteFill::open(&path).await.err().unwrap().to_string();
-    assert!(refused.ends_with("is in use by another resonate server"), "{refused}");
+    assert!(
+        refused.ends_with("is in use by another resonate server"),
+        "{refused}"
+    );
     store.close().await;
     let fill = SqliteFill::open(&path).await.unwrap();
     let refused = open_in(&directory).await.err().unwrap().to_string();
-    assert!(refused.ends_with("is in use by another resonate server"), "{refused}");
+    assert!(
+        refused.ends_with("is in use by another resonate server"),
+        "{refused}"
+    );
     Box::new(fill).finish(&Counts::default()).await.unwrap();
     open_in(&directory).await.unwrap();
 }

@@ -37,7 +37,8 @@ impl SqliteSnapshot {
         let path = &file::existing(path)?;
         let options = file::reading(path).row_buffer_size(ROWS_AHEAD);
         let connecting = options.connect().await;
-        let mut connection = connecting.map_err(|error| super::error::explain_open(&error, path))?;
+        let mut connection =
+            connecting.map_err(|error| super::error::explain_open(&error, path))?;
         run(&mut connection, "BEGIN").await?;
         // The first read of a transaction is the instant that it sees.
         file::expect_current(&mut connection, path).await?;

@@ -64,7 +64,10 @@ pub(crate) use moves;
 fn everything() -> Changes {
     let mut objects = specimens();
     for n in 0..600 {
-        objects.push(tagged(format!("many.{n}"), &[(tag::BRANCH, "b"), ("é\u{1}", "\"\n")]));
+        objects.push(tagged(
+            format!("many.{n}"),
+            &[(tag::BRANCH, "b"), ("é\u{1}", "\"\n")],
+        ));
     }
     objects.push(unblocking("é", "poll://any@g", 5, 7));
     objects.push(pending("Z", "poll://any@g", 9));
