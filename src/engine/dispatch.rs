@@ -24,6 +24,7 @@ use crate::machine::Input;
 use crate::protocol::record::origin;
 
 use super::lane::{Job, Lane};
+use crate::telemetry::metrics::METRICS;
 
 /// Jobs in one batch.
 const BATCH_JOBS_MAX: usize = 512;
@@ -82,12 +83,15 @@ pub(super) async fn run(lane: Lane, lanes: usize, mut queue: mpsc::Receiver<Job>
             if !batch.is_empty() {
                 next_batch += 1;
                 started_at = Instant::now();
+                let waited = |job: &Job| started_at.saturating_duration_since(job.queued_at);
+                METRICS.batch(batch.iter().map(waited));
                 let origins = batch.iter().flat_map(|job| job.origins.iter().copied());
                 busy.insert(next_batch, origins.collect());
                 under_way.push(numbered(next_batch, lane.serve(batch)));
                 has_started = true;
             }
         }
+        METRICS.queue(waiting.jobs.len() + queue.len());
         if let Some(done) = committed.pop_front() {
             // The storage has work while those who are answered ask again.
             if has_started && let Some(Some((batch, done))) = under_way.next().now_or_never() {
@@ -183,6 +187,7 @@ mod tests {
             origins: origins.to_vec(),
             now: None,
             bytes,
+            queued_at: Instant::now(),
             deadline: Instant::now(),
             reply,
         }
