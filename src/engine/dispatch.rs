@@ -79,19 +79,17 @@ pub(super) async fn run(lane: Lane, lanes: usize, mut queue: mpsc::Receiver<Job>
             || (under_way.len() < lanes && started_at.elapsed() >= OVERLAP_AFTER);
         let mut has_started = false;
         if may_start {
-            let batch = waiting.collect(&busy);
+            let mut batch = waiting.collect(&busy);
             if !batch.is_empty() {
                 next_batch += 1;
                 started_at = Instant::now();
-                let waited = |job: &Job| started_at.saturating_duration_since(job.queued_at);
-                METRICS.batch(batch.iter().map(waited));
+                METRICS.batch(batch.iter_mut().filter_map(|job| job.queued.take()));
                 let origins = batch.iter().flat_map(|job| job.origins.iter().copied());
                 busy.insert(next_batch, origins.collect());
                 under_way.push(numbered(next_batch, lane.serve(batch)));
                 has_started = true;
             }
         }
-        METRICS.queue(waiting.jobs.len() + queue.len());
         if let Some(done) = committed.pop_front() {
             // The storage has work while those who are answered ask again.
             if has_started && let Some(Some((batch, done))) = under_way.next().now_or_never() {
@@ -187,7 +185,7 @@ mod tests {
             origins: origins.to_vec(),
             now: None,
             bytes,
-            queued_at: Instant::now(),
+            queued: None,
             deadline: Instant::now(),
             reply,
         }

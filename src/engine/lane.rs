@@ -26,7 +26,7 @@ use crate::machine::{self, Input, Step};
 use crate::protocol::record::Millis;
 use crate::protocol::reply::Reply;
 use crate::store::{self, Changes, Need, Store, Transaction};
-use crate::telemetry::metrics::METRICS;
+use crate::telemetry::metrics::{METRICS, Queued};
 
 use super::clock::Clock;
 use super::dispatch::Origin;
@@ -50,8 +50,8 @@ pub(super) struct Job {
     pub now: Option<Millis>,
     /// Size of what came in, for the bounds.
     pub bytes: usize,
-    /// Since when it waits.
-    pub queued_at: Instant,
+    /// While it waits to be put into a batch.
+    pub queued: Option<Queued>,
     /// Until when a storage that is out may keep the caller waiting.
     pub deadline: Instant,
     /// One reply per input.

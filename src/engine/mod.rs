@@ -246,7 +246,7 @@ impl Engine {
             inputs,
             now,
             bytes,
-            queued_at: Instant::now(),
+            queued: Some(METRICS.queued()),
             deadline,
             reply,
         };

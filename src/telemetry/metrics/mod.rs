@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus::proto::MetricFamily;
 use prometheus::{
@@ -88,6 +88,19 @@ pub struct Backlog {
     pub unblock_age: Duration,
 }
 
+/// Waits in the queue, until it is dropped.
+#[derive(Debug)]
+pub struct Queued {
+    gauge: IntGauge,
+    since: Instant,
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.gauge.dec();
+    }
+}
+
 /// Connections to the storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool {
@@ -147,16 +160,22 @@ impl Metrics {
         self.unserved_tasks.set(number(tasks));
     }
 
-    /// So many requests and internal steps wait to be put into a batch.
-    pub fn queue(&self, jobs: usize) {
-        self.queue_jobs.set(number(jobs));
+    /// A request or internal step begins to wait to be put into a batch.
+    pub fn queued(&self) -> Queued {
+        self.queue_jobs.inc();
+        Queued {
+            gauge: self.queue_jobs.clone(),
+            since: Instant::now(),
+        }
     }
 
-    /// A batch was put together, of jobs that had waited for so long.
-    pub fn batch(&self, waited: impl Iterator<Item = Duration>) {
+    /// A batch was put together, of what had waited until now.
+    pub fn batch(&self, waited: impl Iterator<Item = Queued>) {
+        let now = Instant::now();
         let wait_seconds = self.queue_wait_seconds.local();
         let mut jobs = 0_u32;
-        for waited in waited {
+        for queued in waited {
+            let waited = now.saturating_duration_since(queued.since);
             wait_seconds.observe(waited.as_secs_f64());
             jobs += 1;
         }
