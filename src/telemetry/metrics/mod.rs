@@ -91,13 +91,12 @@ pub struct Backlog {
 /// Waits in the queue, until it is dropped.
 #[derive(Debug)]
 pub struct Queued {
-    gauge: IntGauge,
     since: Instant,
 }
 
 impl Drop for Queued {
     fn drop(&mut self) {
-        self.gauge.dec();
+        METRICS.queue_jobs.dec();
     }
 }
 
@@ -164,7 +163,6 @@ impl Metrics {
     pub fn queued(&self) -> Queued {
         self.queue_jobs.inc();
         Queued {
-            gauge: self.queue_jobs.clone(),
             since: Instant::now(),
         }
     }
