@@ -123,6 +123,7 @@ mod storage {
 }
 
 mod surface {
+    mod alerts;
     mod auth_keys;
     mod auth_leaks;
     mod auth_poll;
