@@ -61,10 +61,11 @@ fn shown(key: &str, value: &Value) -> String {
     match value {
         Value::String(_, text) => format!("{:?}", redact::setting(key, text)),
         Value::Bool(_, is_on) => is_on.to_string(),
-        Value::Num(_, n) => n.to_i128().map_or_else(
-            || n.to_f64().unwrap_or_default().to_string(),
-            |n| n.to_string(),
-        ),
+        Value::Num(_, n) => match (n.to_u128(), n.to_i128(), n.to_f64()) {
+            (Some(n), _, _) => n.to_string(),
+            (_, Some(n), _) => n.to_string(),
+            (_, _, n) => n.unwrap_or_default().to_string(),
+        },
         Value::Array(_, items) => {
             let items: Vec<String> = items.iter().map(|item| shown(key, item)).collect();
             format!("[{}]", items.join(", "))
