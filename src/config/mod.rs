@@ -40,7 +40,7 @@ pub use auth::{Auth, AuthMode, Jwks};
 pub use environment::Environment;
 pub use limits::Limits;
 pub use load::load;
-pub use observability::Observability;
+pub use observability::{LogFormat, Observability};
 pub use postgres::{Postgres, PostgresUrl};
 pub use push_auth::{PushAuth, PushAuthMode, Token};
 pub use server::{Cors, Server, Tls};
@@ -78,7 +78,7 @@ pub struct Config {
     pub messages: Messages,
     /// The ways out to workers.
     pub transports: Transports,
-    /// Metrics.
+    /// Metrics, spans and the log.
     pub observability: Observability,
 }
 

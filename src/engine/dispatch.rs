@@ -183,6 +183,8 @@ mod tests {
             origins: origins.to_vec(),
             now: None,
             bytes,
+            trace: None,
+            queued_at: Instant::now(),
             deadline: Instant::now(),
             reply,
         }

@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     TextEncoder,
@@ -26,6 +27,7 @@ pub struct Metrics {
     unserved_tasks: IntGauge,
     connections_closed: IntCounterVec,
     rate_limited: IntCounterVec,
+    otlp_spans_dropped: IntCounterVec,
 }
 
 impl Metrics {
@@ -63,6 +65,11 @@ impl Metrics {
             "resonate_rate_limited_total",
             "Requests answered 429, by what was over its rate: address, token.",
             &["by"],
+        );
+        let otlp_spans_dropped = counters(
+            "resonate_otlp_spans_dropped_total",
+            "Spans that no OTLP collector got: full (more than it took in time), refused (or not reached).",
+            &["reason"],
         );
         let opts = HistogramOpts::new(
             "resonate_request_duration_seconds",
@@ -107,6 +114,7 @@ impl Metrics {
             unserved_tasks,
             connections_closed,
             rate_limited,
+            otlp_spans_dropped,
         }
     }
 
@@ -146,6 +154,13 @@ impl Metrics {
         self.rate_limited.with_label_values(&[by]).inc();
     }
 
+    /// Spans were not exported (`full`, `refused`).
+    pub fn spans_dropped(&self, reason: &'static str, count: u64) {
+        self.otlp_spans_dropped
+            .with_label_values(&[reason])
+            .inc_by(count);
+    }
+
     /// Tasks wait for targets that nobody serves.
     pub fn unserved(&self, targets: usize, tasks: usize) {
         let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
@@ -153,10 +168,15 @@ impl Metrics {
         self.unserved_tasks.set(number(tasks));
     }
 
+    /// All series.
+    pub fn gather(&self) -> Vec<MetricFamily> {
+        self.registry.gather()
+    }
+
     /// The Prometheus text format.
     pub fn render(&self) -> String {
         let mut text = Vec::new();
-        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+        if let Err(error) = TextEncoder::new().encode(&self.gather(), &mut text) {
             tracing::error!(%error, "metrics cannot be rendered");
         }
         String::from_utf8(text).unwrap_or_default()

@@ -53,6 +53,7 @@ fn object(name: &str) -> Object {
         callbacks: [].into(),
         listeners: [].into(),
         task: None,
+        trace: None,
     }
 }
 
