@@ -141,7 +141,8 @@ impl Account<'_> {
 pub(super) fn told(kind: &str, corr_id: &str, status: u16, since: Instant, trace: Option<&Trace>) {
     let elapsed = since.elapsed();
     METRICS.request(kind, status, elapsed);
-    let elapsed_us = elapsed.as_micros();
+    // JSON has no number for what is wider.
+    let elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
     let trace_id = trace_id(trace);
     tracing::debug!(kind, corr_id, status, elapsed_us, trace_id, "request");
 }
