@@ -27,6 +27,7 @@ use crate::protocol::record::Millis;
 use crate::protocol::reply::Reply;
 use crate::protocol::trace::Trace;
 use crate::store::{self, Changes, Need, Store, Transaction};
+use crate::telemetry::metrics::{METRICS, Queued};
 
 use super::clock::Clock;
 use super::dispatch::Origin;
@@ -52,8 +53,10 @@ pub(super) struct Job {
     pub bytes: usize,
     /// See [`super::Context::trace`].
     pub trace: Option<Arc<Trace>>,
-    /// Since when it waits.
+    /// When it was sent.
     pub queued_at: Instant,
+    /// While it waits to be put into a batch.
+    pub queued: Option<Queued>,
     /// Until when a storage that is out may keep the caller waiting.
     pub deadline: Instant,
     /// One reply per input, and where the time went.
@@ -95,6 +98,20 @@ pub(super) struct Leaving {
 enum Failure {
     Store(store::Error),
     Panic,
+}
+
+impl Failure {
+    /// As metrics name it.
+    fn reason(&self) -> &'static str {
+        match self {
+            Failure::Store(store::Error::Unavailable(_)) => "unavailable",
+            Failure::Store(store::Error::Conflict(_)) => "conflict",
+            Failure::Store(store::Error::Refused(_)) => "refused",
+            Failure::Store(store::Error::Corrupt(_)) => "corrupt",
+            Failure::Store(store::Error::Unusable(_)) => "unusable",
+            Failure::Panic => "panic",
+        }
+    }
 }
 
 impl From<store::Error> for Failure {
@@ -178,15 +195,20 @@ impl Lane {
         }
     }
 
-    /// Logs a storage that is out once, and once when it is back.
+    /// Counts failures; logs a storage that is out once, and once when it is back.
     fn note_health(&self, result: &Result<Committed, Failure>) {
+        if let Err(failure) = result {
+            METRICS.commit_failed(failure.reason());
+        }
         match result {
             Err(Failure::Store(error @ store::Error::Unavailable(_))) => {
+                METRICS.storage_up(false);
                 if !self.is_out.swap(true, Ordering::Relaxed) {
                     tracing::error!(%error, "the storage takes no writes; requests are held");
                 }
             }
             Ok(_) => {
+                METRICS.storage_up(true);
                 if self.is_out.swap(false, Ordering::Relaxed) {
                     tracing::warn!("the storage takes writes again");
                 }
@@ -202,6 +224,7 @@ impl Lane {
         let began_at = Instant::now();
         self.load_all(&mut *tx, &mut ws, batch, time.now).await?;
         let loaded_at = Instant::now();
+        METRICS.loaded(loaded_at - began_at);
         let has_own_time = batch.iter().any(|job| job.now.is_some());
         let stores_deadlines = self.is_shared && !has_own_time;
         let mut settled = 0;
@@ -227,6 +250,10 @@ impl Lane {
         let (changes, messages) = ws.finish();
         let decided_at = Instant::now();
         tx.commit(&changes).await?;
+        let commit = decided_at.elapsed();
+        if !changes.is_empty() {
+            METRICS.committed(commit);
+        }
         Ok(Committed {
             replies,
             began_at,
@@ -234,7 +261,7 @@ impl Lane {
                 queue: Duration::ZERO,
                 load: loaded_at - began_at,
                 decide: decided_at - loaded_at,
-                commit: decided_at.elapsed(),
+                commit,
             },
             leaving: Leaving { changes, messages },
         })

@@ -22,6 +22,7 @@ use crate::protocol::record::{Id, Millis, NEVER, Promise};
 use crate::protocol::reply::Reply;
 use crate::protocol::trace::Trace;
 use crate::store::{self, Changes, DeadlineKey, Queues, Store};
+use crate::telemetry::metrics::METRICS;
 
 pub mod clock;
 mod dispatch;
@@ -147,6 +148,7 @@ impl Engine {
     /// Starts deciding.
     pub fn start(options: Options) -> Arc<Engine> {
         let is_shared = options.store.bus().is_some();
+        METRICS.storage_up(true);
         let (sender, receiver) = mpsc::channel(QUEUE_JOBS_MAX);
         let lanes = options.store.lanes().max(1);
         let lane = Lane {
@@ -288,6 +290,7 @@ impl Engine {
             bytes: context.bytes,
             trace: context.trace,
             queued_at: Instant::now(),
+            queued: Some(METRICS.queued()),
             deadline,
             reply,
         };

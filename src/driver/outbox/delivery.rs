@@ -15,7 +15,8 @@ pub(super) struct Delivery {
     trace: Option<Arc<Trace>>,
     kind: &'static str,
     id: Id,
-    scheme: &'static str,
+    /// Of the address.
+    pub scheme: &'static str,
     cause: Option<Arc<Trace>>,
 }
 

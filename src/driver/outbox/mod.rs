@@ -234,8 +234,8 @@ impl Outbox {
             return false;
         };
         let transport = transports.table.of(&address);
-        let queue = address.queue();
-        let delivery = Delivery::begin(&self.settings.tracer, message, address.scheme());
+        let (scheme, queue) = (address.scheme(), address.queue());
+        let delivery = Delivery::begin(&self.settings.tracer, message, scheme);
         let trace = delivery.trace().cloned();
         let mut is_stale = None;
         let (kind, body, subject) = match message {
@@ -250,9 +250,15 @@ impl Outbox {
                     queue: queue.clone(),
                     retry_at: *retry_at,
                 };
-                is_stale = self.lock().offers.note(id, offer, source);
+                let mut state = self.lock();
+                let is_again = state.offers.is_offered(id, *version);
+                is_stale = state.offers.note(id, offer, source);
+                drop(state);
                 if is_stale.is_none() {
                     return true;
+                }
+                if is_again {
+                    METRICS.delivery_retried(scheme);
                 }
                 let url = &self.settings.server_url;
                 let body = message::execute(url, id, *version, trace.as_deref());
@@ -271,7 +277,9 @@ impl Outbox {
                 if is_early || !state.in_flight.insert(key.clone()) {
                     return true;
                 }
-                state.backing_off.remove(&key);
+                if state.backing_off.remove(&key) {
+                    METRICS.delivery_retried(scheme);
+                }
                 state.refused.remove(&key);
                 drop(state);
                 (
@@ -319,6 +327,7 @@ impl Outbox {
         is_refused: Arc<AtomicBool>,
     ) -> Receipt {
         let outbox = self.clone();
+        let transport = delivery.scheme;
         Receipt::new(move |outcome| {
             delivery.end(outcome);
             let status = match outcome {
@@ -327,6 +336,9 @@ impl Outbox {
                 Outcome::Nobody | Outcome::Disabled => "dropped",
             };
             METRICS.deliveries(status, 1);
+            if outcome == Outcome::Failed {
+                METRICS.delivery_failed(transport);
+            }
             if outcome == Outcome::Nobody {
                 is_refused.store(true, Ordering::Relaxed);
             }
