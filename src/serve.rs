@@ -204,7 +204,7 @@ fn exporter(config: &Config) -> anyhow::Result<(Tracer, Option<Exporter>)> {
         return Ok((Tracer::default(), None));
     };
     let settings = otlp::Settings::new(endpoint, |name| std::env::var(name).ok());
-    let started = otlp::start(settings).context("cannot export over OTLP")?;
+    let started = otlp::start(&settings).context("cannot export over OTLP")?;
     Ok((started.0, Some(started.1)))
 }
 

@@ -66,18 +66,17 @@ fn variables_of_others_are_not_worth_a_word() {
 
 #[test]
 fn settings_that_are_not_served_are_refused_whatever_their_source() {
-    for (key, value) in [("legacy.rest", "true")] {
-        let sentence = format!("{key} is not supported by this version");
-        assert_eq!(
-            given().file(&format!("{key} = {value}")).error(),
-            format!("{sentence} (from resonate.toml)")
-        );
-        let variable = keys::environment_variable(key);
-        assert_eq!(
-            given().env(&variable, value.trim_matches('"')).error(),
-            format!("{sentence} (from environment variable {variable})")
-        );
-    }
+    let (key, value) = ("legacy.rest", "true");
+    let sentence = format!("{key} is not supported by this version");
+    assert_eq!(
+        given().file(&format!("{key} = {value}")).error(),
+        format!("{sentence} (from resonate.toml)")
+    );
+    let variable = keys::environment_variable(key);
+    assert_eq!(
+        given().env(&variable, value.trim_matches('"')).error(),
+        format!("{sentence} (from environment variable {variable})")
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@
 //! Nobody waits for a collector that is slow or not there. What is dropped is counted, and logged when that
 //! begins and when it is over. Metrics are totals: those sent next hold what was missed.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -48,8 +48,8 @@ pub struct Exporter {
 ///
 /// # Errors
 /// When there can be no connection: a header that is none, no certificate roots.
-pub fn start(settings: Settings) -> anyhow::Result<(Tracer, Exporter)> {
-    let collector = Collector::new(&settings)?;
+pub fn start(settings: &Settings) -> anyhow::Result<(Tracer, Exporter)> {
+    let collector = Collector::new(settings)?;
     let (queue, spans) = mpsc::channel(QUEUE_SPANS_MAX);
     let tracer = match settings.has_spans {
         true => Tracer::new(settings.sampler, queue),
@@ -64,7 +64,7 @@ pub fn start(settings: Settings) -> anyhow::Result<(Tracer, Exporter)> {
             attributes: resource.map(|(name, value)| text(name, value)).collect(),
             ..Resource::default()
         },
-        since: unix_nanos(SystemTime::now()),
+        since: unix_nanos(),
         trouble: None,
         lost: 0,
     };
@@ -156,7 +156,7 @@ impl Export {
     }
 
     async fn send_metrics(&mut self) {
-        let metrics = metrics::of(&METRICS.gather(), self.since, unix_nanos(SystemTime::now()));
+        let metrics = metrics::of(&METRICS.gather(), self.since, unix_nanos());
         let request = ExportMetricsServiceRequest {
             resource_metrics: vec![ResourceMetrics {
                 resource: Some(self.resource.clone()),
