@@ -15,6 +15,7 @@
 
 mod harness {
     pub mod client;
+    pub mod collector;
     pub mod command;
     pub mod database;
     #[cfg(target_os = "linux")]
@@ -137,6 +138,7 @@ mod surface {
     mod hostile;
     mod http;
     mod lifecycle;
+    mod logs;
     mod malformed;
     pub mod metrics;
     mod push;
@@ -148,6 +150,7 @@ mod surface {
     mod stalled;
     mod targets;
     mod tls;
+    mod traces;
 }
 
 mod tidy;

@@ -5,14 +5,14 @@
 //! line, `Fatal: Configuration error: …`, exit code 1; so is what a client command failed at, `Error: …`.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::config::{self, Config, Environment, Layers, Loaded, keys};
+use crate::config::{self, Config, Environment, Flag, Layers, Loaded, keys};
 use crate::telemetry::logging;
 
 mod backup;
@@ -116,11 +116,12 @@ pub enum Action {
 pub struct Invocation {
     /// The validated configuration.
     pub config: Config,
-    /// `RUST_LOG`, which overrides `config.level`; see [`logging::init`].
+    /// `RUST_LOG`, which overrides `config.level`; see [`logging::Log::start`].
     pub rust_log: Option<String>,
     /// Whether it is for trying things out.
     pub is_dev: bool,
     warnings: Vec<String>,
+    sources: Sources,
 }
 
 impl Invocation {
@@ -129,6 +130,49 @@ impl Invocation {
         for warning in &self.warnings {
             tracing::warn!(reason = %warning, "configuration warning");
         }
+    }
+
+    /// Where the configuration came from.
+    pub fn sources(&self) -> Sources {
+        self.sources.clone()
+    }
+}
+
+/// Where a configuration came from: to be read again.
+#[derive(Clone)]
+pub struct Sources {
+    file: PathBuf,
+    environment: Environment,
+    flags: Vec<Flag>,
+    is_dev: bool,
+}
+
+impl Sources {
+    fn load(&self) -> Result<Loaded, config::Error> {
+        config::load(&Layers {
+            file: &self.file,
+            environment: &self.environment,
+            flags: &self.flags,
+            is_dev: self.is_dev,
+        })
+    }
+
+    /// The log level that is configured by now.
+    ///
+    /// # Errors
+    /// When what is configured by now could not be started with.
+    pub fn level(&self) -> Result<String, config::Error> {
+        Ok(self.load()?.config.level)
+    }
+}
+
+/// Without the environment, which holds secrets.
+impl std::fmt::Debug for Sources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sources")
+            .field("file", &self.file)
+            .field("flags", &self.flags)
+            .finish_non_exhaustive()
     }
 }
 
@@ -186,13 +230,13 @@ fn load<A: Into<OsString> + Clone>(
         }
     };
     refuse(&cli.flags)?;
-    let flags = flags.given();
-    let Loaded { config, warnings } = config::load(&Layers {
-        file,
-        environment,
-        flags: &flags,
+    let sources = Sources {
+        file: file.to_owned(),
+        environment: environment.clone(),
+        flags: flags.given(),
         is_dev,
-    })?;
+    };
+    let Loaded { config, warnings } = sources.load()?;
     let rust_log = environment.get(RUST_LOG).cloned();
     if let Some(Err(error)) = rust_log.as_deref().map(logging::parse_rust_log) {
         let reason = format!("{error} (from environment variable {RUST_LOG})");
@@ -203,6 +247,7 @@ fn load<A: Into<OsString> + Clone>(
         rust_log,
         is_dev,
         warnings,
+        sources,
     })))
 }
 

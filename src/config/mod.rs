@@ -42,7 +42,7 @@ pub use effective::{Effective, Setting, effective};
 pub use environment::Environment;
 pub use limits::Limits;
 pub use load::load;
-pub use observability::Observability;
+pub use observability::{LogFormat, Observability};
 pub use postgres::{Postgres, PostgresUrl};
 pub use push_auth::{PushAuth, PushAuthMode, Token};
 pub use server::{Cors, Server, Tls};
@@ -80,7 +80,7 @@ pub struct Config {
     pub messages: Messages,
     /// The ways out to workers.
     pub transports: Transports,
-    /// Metrics.
+    /// Metrics, spans and the log.
     pub observability: Observability,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Owns nothing but the translation between HTTP and the engine: `api` for `POST /`, `poll` for the
 //! event streams, `targets` for who waits for whom, `auth` for where tokens are, `limits` and `intake` for
-//! what may be in flight at once, `rate` for how often clients may ask.
+//! what may be in flight at once, `rate` for how often clients may ask, `account` for what is told of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +27,7 @@ use crate::protocol::parse;
 use crate::telemetry::metrics::METRICS;
 use crate::transport::poll::Hub;
 
+mod account;
 mod api;
 mod auth;
 mod head;
@@ -37,6 +38,7 @@ pub mod rate;
 mod responses;
 mod targets;
 
+pub use account::Accounts;
 pub use limits::Limits;
 pub use rate::Rates;
 pub use responses::Responses;
@@ -68,6 +70,8 @@ pub struct App {
     pub readiness: Readiness,
     /// How often clients may ask.
     pub rates: Rates,
+    /// Whom requests are told to.
+    pub accounts: Accounts,
 }
 
 /// What the storage last said of itself, and when.

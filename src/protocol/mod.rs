@@ -15,3 +15,4 @@ pub mod reply;
 mod rules;
 pub mod scope;
 pub mod template;
+pub mod trace;

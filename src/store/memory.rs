@@ -297,6 +297,7 @@ impl State {
                     version: task.version,
                     address: address.clone(),
                     retry_at: *retry_at,
+                    trace: object.trace.clone(),
                 })
             }
             MessageKind::Unblock => {
@@ -343,6 +344,7 @@ fn without_obligations(object: &Object) -> Object {
         callbacks: BTreeSet::new(),
         listeners: BTreeMap::new(),
         task: object.task.clone(),
+        trace: object.trace.clone(),
     }
 }
 

@@ -34,6 +34,7 @@ use crate::machine::Input;
 use crate::machine::object::Object;
 use crate::protocol::record::{Id, Millis, Promise, PromiseState, Schedule, Tags, TaskState};
 use crate::protocol::reply::Reply;
+use crate::protocol::trace::Trace;
 pub use crate::telemetry::metrics::Pool;
 
 /// Why a back end did not do what it was asked. Nothing was written unless said so.
@@ -246,6 +247,8 @@ pub enum Waiting {
         address: Id,
         /// Its next retry.
         retry_at: Millis,
+        /// See [`Object::trace`].
+        trace: Option<Arc<Trace>>,
     },
     /// An `unblock` not yet delivered.
     Unblock {

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use resonate::protocol::trace::Trace;
 use serde_json::{Value, json};
 
 use super::http::Reply;
@@ -155,6 +156,7 @@ pub struct Client<'a> {
     server: &'a Server,
     now: Option<i64>,
     credentials: Credentials<'a>,
+    trace: Option<&'a Trace>,
 }
 
 impl Server {
@@ -164,6 +166,7 @@ impl Server {
             server: self,
             now: Some(now),
             credentials: Credentials::None,
+            trace: None,
         }
     }
 
@@ -173,6 +176,7 @@ impl Server {
             server: self,
             now: None,
             credentials: Credentials::None,
+            trace: None,
         }
     }
 
@@ -219,6 +223,14 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// The same client, whose requests belong to a trace.
+    pub fn in_trace(self, trace: &'a Trace) -> Client<'a> {
+        Client {
+            trace: Some(trace),
+            ..self
+        }
+    }
+
     /// Sends a well-formed envelope and checks that the response belongs to it.
     #[track_caller]
     pub fn call(&self, kind: &str, data: Value) -> Response {
@@ -234,7 +246,11 @@ impl<'a> Client<'a> {
             Credentials::Head(token) => head["auth"] = json!(token),
             Credentials::Header(token) => bearer = Some(format!("Bearer {token}")),
         }
-        let headers: Vec<(&str, &str)> = bearer.iter().map(|b| ("authorization", &**b)).collect();
+        let trace = self.trace.into_iter().flat_map(Trace::headers);
+        let trace: Vec<(&str, String)> = trace.collect();
+        let headers = bearer.iter().map(|b| ("authorization", &**b));
+        let headers = headers.chain(trace.iter().map(|(name, value)| (*name, &**value)));
+        let headers: Vec<(&str, &str)> = headers.collect();
         let body = json!({"kind": kind, "head": head, "data": data}).to_string();
         let response = match kind {
             // The debug switch, and what is on its way, are each node's own.

@@ -3,7 +3,7 @@
 use super::*;
 
 /// The settings that must be at least 1.
-const AT_LEAST_ONE: [&str; 38] = [
+const AT_LEAST_ONE: [&str; 39] = [
     "auth.refresh_interval",
     "limits.max_address_length",
     "limits.max_heartbeat_tasks",
@@ -40,6 +40,7 @@ const AT_LEAST_ONE: [&str; 38] = [
     // These may be 0, but are listed so that the next test sees every integer.
     "limits.rate_per_address",
     "limits.rate_per_token",
+    "observability.slow_request",
     "storage.sqlite.cache_bytes",
     "server.shutdown_timeout",
     "server.port",

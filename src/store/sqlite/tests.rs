@@ -97,6 +97,7 @@ fn object(name: &str) -> Object {
         callbacks: [].into(),
         listeners: [].into(),
         task: None,
+        trace: None,
     }
 }
 

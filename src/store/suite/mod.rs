@@ -12,6 +12,7 @@ use crate::machine::object::{Listener, Object, Task};
 use crate::protocol::record::{
     Id, Millis, Promise, PromiseState, Schedule, Tags, TaskState, Value, ValueParts, tag,
 };
+use crate::protocol::trace::Trace;
 
 mod ranges;
 mod records;
@@ -97,6 +98,13 @@ fn data(text: &str) -> Value {
     })
 }
 
+/// The trace of every task that is pending at first, with all that may belong to one.
+pub(crate) fn trace() -> Arc<Trace> {
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let trace = Trace::read(parent, Some("a=1, b@c=\"\\ '"));
+    Arc::new(trace.expect("it is well formed"))
+}
+
 /// A plain pending promise.
 pub(crate) fn plain(name: impl AsRef<str>) -> Object {
     Object {
@@ -114,6 +122,7 @@ pub(crate) fn plain(name: impl AsRef<str>) -> Object {
         callbacks: [].into(),
         listeners: [].into(),
         task: None,
+        trace: None,
     }
 }
 
@@ -127,6 +136,7 @@ pub(crate) fn tagged(name: impl AsRef<str>, pairs: &[(&str, &str)]) -> Object {
 pub(crate) fn pending(name: impl AsRef<str>, target: &str, retry_at: Millis) -> Object {
     let mut object = tagged(name, &[(tag::TARGET, target)]);
     object.armed = true;
+    object.trace = Some(trace());
     object.task = Some(Task {
         retry_at: Some(retry_at),
         offer_at: Some(0),

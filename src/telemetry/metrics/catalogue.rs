@@ -71,6 +71,11 @@ impl Metrics {
                 "Requests answered 429, by what was over its rate: address, token.",
                 &["by"],
             ),
+            otlp_spans_dropped: catalogue.counters(
+                "resonate_otlp_spans_dropped_total",
+                "Spans that no OTLP collector got: full (more than it took in time), refused (or not reached).",
+                &["reason"],
+            ),
             queue_jobs: catalogue.gauge(
                 "resonate_queue_jobs",
                 "Requests and internal steps that wait to be put into a batch.",
