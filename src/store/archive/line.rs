@@ -5,6 +5,7 @@
 //! add it here, optional and left out while it is not set: then older archives stay readable.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,7 @@ use crate::machine::object::{Listener, Object, Task};
 use crate::protocol::record::{
     Id, Millis, Promise, PromiseState, Schedule, Tags, TaskState, Value,
 };
+use crate::protocol::trace::Trace;
 use crate::store::transfer::Counts;
 
 /// One line, by its only member.
@@ -70,6 +72,8 @@ pub struct PromiseLine {
     callbacks: BTreeSet<Id>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     listeners: BTreeMap<Id, ListenerLine>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trace: Option<Arc<Trace>>,
 }
 
 /// Its target is a tag of the promise.
@@ -141,6 +145,7 @@ impl From<&Object> for PromiseLine {
             callbacks,
             listeners,
             task,
+            trace,
         } = object;
         let Promise {
             id,
@@ -168,6 +173,7 @@ impl From<&Object> for PromiseLine {
             listeners: listeners
                 .map(|(address, listener)| (address.clone(), ListenerLine::from(listener)))
                 .collect(),
+            trace: trace.clone(),
         }
     }
 }
@@ -193,6 +199,7 @@ impl From<PromiseLine> for Object {
                 .map(|(address, listener)| (address, listener.into()))
                 .collect(),
             task: line.task.map(Task::from),
+            trace: line.trace,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Records survive the way through an archive, and nothing else passes for one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proptest::collection::{btree_map, btree_set};
 use proptest::option;
@@ -11,6 +12,7 @@ use crate::machine::object::{Listener, Task};
 use crate::protocol::record::{
     Id, Millis, Promise, PromiseState, Schedule, Tags, TaskState, Value, ValueParts,
 };
+use crate::protocol::trace::Trace;
 
 fn id() -> impl Strategy<Value = Id> {
     any::<String>().prop_map(Id::from)
@@ -95,6 +97,7 @@ prop_compose! {
         (armed, callbacks) in (any::<bool>(), ids()),
         listeners in btree_map(id(), listener(), 0..3),
         task in option::of(task()),
+        trace in option::of((1_u128.., 1_u64.., any::<bool>())),
     ) -> Object {
         Object {
             promise: Promise { id, state, param, value, tags, timeout_at, created_at, settled_at },
@@ -102,6 +105,7 @@ prop_compose! {
             callbacks,
             listeners,
             task,
+            trace: trace.map(|(id, span, is_sampled)| Arc::new(Trace::new(id, span, is_sampled))),
         }
     }
 }
