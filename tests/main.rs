@@ -25,6 +25,7 @@ mod harness {
     pub mod issuer;
     pub mod jwks;
     pub mod mcp;
+    pub mod openapi;
     pub mod postgres;
     pub mod process;
     pub mod proxy;
@@ -136,6 +137,7 @@ mod surface {
     mod lifecycle;
     mod malformed;
     pub mod metrics;
+    mod openapi;
     mod push;
     mod push_auth;
     mod push_targets;

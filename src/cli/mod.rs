@@ -18,6 +18,7 @@ mod banner;
 mod duration;
 mod examples;
 mod graph;
+mod health;
 mod input;
 mod interrupt;
 mod invoke;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::{Value, json};
 
 use super::http::Reply;
+use super::openapi;
 use super::record::{self, member};
 use super::server::{Server, unique, wall_clock_ms};
 use super::snap::Snap;
@@ -66,6 +67,7 @@ impl Response {
         if matches!(reply.status(), 200 | 300) {
             assert!(head.get("error").is_none(), "head.error{exchange}");
         }
+        openapi::check_exchange(&request, reply.status(), &body);
         let string = |value: &Value| value.as_str().map(str::to_owned);
         Response {
             http_status: reply.status(),
