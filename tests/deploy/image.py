@@ -141,6 +141,9 @@ def begin(image, number):
     programs = Path(os.environ.get("CARGO_HOME", home / ".cargo")) / "bin"
     stage.mount("--bind", "-o", "ro", rustup, at=RUST_FOLDER.lstrip("/"))
     stage.mount("--bind", "-o", "ro", programs, at=f"{CARGO_FOLDER}/bin".lstrip("/"))
+    # A registry may be reached by way of a proxy that only this machine trusts: not a part of the image.
+    shutil.copyfile(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"), stage.root / "run/roots.pem")
+    stage.env["CARGO_HTTP_CAINFO"] = "/run/roots.pem"
     stage.env |= {"RUSTUP_HOME": RUST_FOLDER, "CARGO_HOME": CARGO_FOLDER, "PATH": f"{CARGO_FOLDER}/bin:{PATH}"}
     return stage
 
