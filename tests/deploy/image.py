@@ -211,7 +211,7 @@ def build(stages):
     """Carries out all instructions; answers the last stage."""
     stage = None
     for name, flags, rest in instructions():
-        say(f"{name} {rest}"[:160])
+        say(" ".join([name, *(f"--{flag}={value}" for flag, value in flags.items()), rest])[:160])
         match name:
             case "FROM":
                 image, *alias = rest.split()

@@ -25,8 +25,7 @@ use crate::cli::docs::{console, on_a_server_with, path_with_program};
 use crate::harness::command::{run, start};
 use crate::harness::process::Signal;
 
-/// Blocks that are not carried out here: the page, the first line, and what does it instead; a file that is named there has
-/// to have that line, or is the test that does it.
+/// Blocks that are not carried out here: the page, the first line, and what is done instead.
 const ELSEWHERE: &[(&str, &str, Instead)] = &[
     (
         "README.md",
