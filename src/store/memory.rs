@@ -15,12 +15,15 @@ use async_trait::async_trait;
 
 use crate::machine::object::Object;
 use crate::protocol::address::queue_of;
-use crate::protocol::record::{Id, Millis, Promise, PromiseState, Schedule, TaskState};
+use crate::protocol::lineage;
+use crate::protocol::record::{
+    Id, Millis, Promise, PromiseState, Schedule, TaskState, Value,
+};
 
 use super::rows::counted;
 use super::{
-    Changes, Deadline, DeadlineKey, Dump, Error, Loaded, MessageKind, Need, PromisePage,
-    QueueCursor, Queues, Result, SchedulePage, Store, TaskPage, Transaction, Waiting, WaitingCount,
+    Changes, Deadline, DeadlineKey, Dump, Error, Loaded, MessageKind, Need, Outline, OutlinePage,
+    PromisePage, QueueCursor, Queues, Result, SchedulePage, Store, TREES_MAX, TaskPage, Transaction, Waiting, WaitingCount,
     WaitingKind,
 };
 
@@ -114,6 +117,11 @@ impl State {
             }
             self.index_object(after, true);
         }
+        for object in &changes.deleted {
+            if let Some(before) = self.objects.remove(&object.promise.id) {
+                self.index_object(&before, false);
+            }
+        }
         for change in &changes.schedules {
             if let Some(before) = self.schedules.remove(&change.id) {
                 self.occurrences
@@ -190,6 +198,17 @@ impl State {
         for pid in &need.pids {
             ids.extend(members(&self.pids, pid));
         }
+        let mut in_trees = Vec::new();
+        for root in &need.trees {
+            for (from, until) in lineage::ranges(root) {
+                let range = self.objects.range::<str, _>((Bound::Included(&*from), Bound::Excluded(&*until)));
+                in_trees.extend(range.map(|(id, _)| id));
+            }
+        }
+        let are_trees_cut = in_trees.len() > TREES_MAX;
+        if !are_trees_cut {
+            ids.extend(in_trees);
+        }
         let found = |id: &Id| self.objects.get(id).cloned();
         Loaded {
             objects: ids.into_iter().filter_map(found).collect(),
@@ -204,6 +223,7 @@ impl State {
                 .iter()
                 .filter_map(|id| Some((**self.schedules.get(id)?).clone()))
                 .collect(),
+            are_trees_cut,
             ..Loaded::default()
         }
     }
@@ -404,6 +424,44 @@ impl Store for MemoryStore {
             .take(page.limit)
             .cloned()
             .collect())
+    }
+
+    async fn outlines(&self, page: &OutlinePage) -> Result<Vec<Outline>> {
+        let state = self.read_state();
+        let is_before_end = |promise: &&Promise| match &page.until {
+            Some(until) => *promise.id < **until,
+            None => true,
+        };
+        let is_after = |id: &Id| page.after.as_ref().is_none_or(|after| id > after);
+        let after = page.after.as_deref().unwrap_or_default();
+        let start = Bound::Included(after.max(&page.from));
+        let objects = state.objects.range::<str, _>((start, Bound::Unbounded));
+        Ok(objects
+            .map(|(_, object)| object)
+            .take_while(|object| is_before_end(&&object.promise))
+            .filter(|object| is_after(&object.promise.id))
+            .take(page.limit)
+            .map(|object| Outline {
+                promise: Promise {
+                    value: Value::empty(),
+                    param: Value::empty(),
+                    ..object.promise.clone()
+                },
+                resumes: object.task.iter().flat_map(|task| task.resumes.clone()).collect(),
+            })
+            .collect())
+    }
+
+    async fn callbacks(&self, after: Option<&(Id, Id)>, limit: usize) -> Result<Vec<(Id, Id)>> {
+        let state = self.read_state();
+        let start = after.map_or("", |(awaited, _)| awaited);
+        let objects = state.objects.range::<str, _>((Bound::Included(start), Bound::Unbounded));
+        let pairs = objects.flat_map(|(id, object)| {
+            let awaiters = object.callbacks.iter();
+            awaiters.map(|awaiter| (id.clone(), awaiter.clone()))
+        });
+        let is_after = |pair: &(Id, Id)| after.is_none_or(|after| pair > after);
+        Ok(pairs.filter(is_after).take(limit).collect())
     }
 
     async fn tasks(&self, page: &TaskPage) -> Result<Vec<Object>> {

@@ -30,8 +30,8 @@ use crate::protocol::record::{Id, Millis, Promise, Schedule, Tags};
 use super::columns;
 use super::rows::{self, json, limit};
 use super::{
-    Changes, Deadline, Dump, Loaded, MessageKind, Need, PromisePage, QueueCursor, Queues, Result,
-    SchedulePage, Store, TaskPage, Transaction, Waiting, WaitingCount, WaitingKind,
+    Changes, Deadline, Dump, Loaded, MessageKind, Need, Outline, OutlinePage, PromisePage, QueueCursor,
+    Queues, Result, SchedulePage, Store, TaskPage, Transaction, Waiting, WaitingCount, WaitingKind,
 };
 use cache::Cache;
 use error::classify;
@@ -185,6 +185,31 @@ impl Store for SqliteStore {
             .bind(wanted(&page.tags))
             .bind(limit(page.limit));
         self.search(query, columns::promise).await
+    }
+
+    async fn outlines(&self, page: &OutlinePage) -> Result<Vec<Outline>> {
+        let sql = match page.until {
+            Some(_) => sql::OUTLINES_UNTIL,
+            None => sql::OUTLINES,
+        };
+        let query = sqlx::query(sql)
+            .bind(&*page.from)
+            .bind(page.after.as_deref())
+            .bind(limit(page.limit));
+        let query = match &page.until {
+            Some(until) => query.bind(&**until),
+            None => query,
+        };
+        self.all(query, columns::outline).await
+    }
+
+    async fn callbacks(&self, after: Option<&(Id, Id)>, rows: usize) -> Result<Vec<(Id, Id)>> {
+        let (awaited, awaiter) = after.map_or(("", ""), |(awaited, awaiter)| (awaited, awaiter));
+        let query = sqlx::query(sql::CALLBACKS)
+            .bind(awaited)
+            .bind(awaiter)
+            .bind(limit(rows));
+        self.all(query, columns::listener_key).await
     }
 
     async fn tasks(&self, page: &TaskPage) -> Result<Vec<Object>> {
