@@ -20,6 +20,7 @@ use crate::cluster::Cluster;
 use crate::config::{AuthMode, Backend, Config, PostgresUrl, Synchronous};
 use crate::driver::Drivers;
 use crate::driver::outbox::{self, Outbox, Transports};
+use crate::driver::retention::{self, Retention};
 use crate::driver::timers::{self, Timers};
 use crate::engine::clock::Clock;
 use crate::engine::{Engine, Options};
@@ -95,7 +96,8 @@ async fn run_on(
     let timers = Timers::new(timers::Settings {
         sweep_interval: config.timeouts.poll_interval.as_duration(),
     });
-    let drivers = Drivers::new(timers, outbox, scripts, clock.clone());
+    let retention = Arc::new(Retention::new(retention(&config.retention)));
+    let drivers = Drivers::new(timers, outbox, scripts, retention, clock.clone());
     let engine = Engine::start(Options {
         store,
         clock,
@@ -115,7 +117,7 @@ async fn run_on(
         &config,
         engine.clone(),
         hub.clone(),
-        drivers.outbox.clone(),
+        &drivers,
         authenticator,
     );
     let router = router(app, &server.cors.allow_origins);
@@ -227,11 +229,23 @@ fn outbox(config: &Config, bound_port: u16, cluster: Option<Arc<Cluster>>) -> Ar
     })
 }
 
+fn retention(config: &crate::config::Retention) -> retention::Settings {
+    retention::Settings {
+        rules: crate::protocol::retention::Rules {
+            after_ms: config.after.as_i64(),
+            rules: config.rules.clone(),
+        },
+        batch_size: config.batch_size,
+        rate: config.rate,
+        interval: config.interval.as_duration(),
+    }
+}
+
 fn app(
     config: &Config,
     engine: Arc<Engine>,
     hub: Hub,
-    outbox: Arc<Outbox>,
+    drivers: &Drivers,
     auth: Option<Authenticator>,
 ) -> Arc<App> {
     let server = &config.server;
@@ -239,7 +253,8 @@ fn app(
     Arc::new(App {
         engine,
         hub,
-        outbox,
+        outbox: drivers.outbox.clone(),
+        retention: drivers.retention.clone(),
         auth,
         parse: parse::Context {
             is_debug: config.debug,

@@ -48,6 +48,7 @@ pub fn load(layers: &Layers<'_>) -> Result<Loaded, Error> {
     let config: Config = merged.extract().map_err(|error| refused(&error, &known))?;
     check_limits(&config, &merged)?;
     check_rates(&config, &merged)?;
+    check_retention(&config, &merged)?;
     check_tls(&config, &merged)?;
     check_storage(&config, &merged)?;
     auth::check(&config, &merged, &mut warnings)?;
@@ -122,6 +123,18 @@ fn check_limits(config: &Config, merged: &Figment) -> Result<(), Error> {
         source_of(merged, IN_FLIGHT),
         source_of(merged, BODY),
     )))
+}
+
+/// The larger a transaction, the longer requests wait for it.
+fn check_retention(config: &Config, merged: &Figment) -> Result<(), Error> {
+    const KEY: &str = "retention.batch_size";
+    const MAX: usize = 1000;
+    let size = config.retention.batch_size;
+    if size <= MAX {
+        return Ok(());
+    }
+    let reason = format!("must be at most {MAX} (got {size})");
+    Err(Error::of(KEY, &source_of(merged, KEY), &reason))
 }
 
 /// Tokens cost nothing to make up, each with a rate of its own.

@@ -24,6 +24,7 @@ mod observability;
 mod postgres;
 mod push_auth;
 pub mod redact;
+mod retention;
 mod server;
 mod storage;
 mod tasks;
@@ -43,6 +44,7 @@ pub use load::load;
 pub use observability::Observability;
 pub use postgres::{Postgres, PostgresUrl};
 pub use push_auth::{PushAuth, PushAuthMode, Token};
+pub use retention::Retention;
 pub use server::{Cors, Server, Tls};
 pub use storage::{Backend, Sqlite, Storage, Synchronous};
 pub use tasks::{Messages, Tasks, Timeouts};
@@ -76,6 +78,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// The repair sweep for messages.
     pub messages: Messages,
+    /// What is deleted once it is over.
+    pub retention: Retention,
     /// The ways out to workers.
     pub transports: Transports,
     /// Metrics.
@@ -94,6 +98,7 @@ impl Default for Config {
             tasks: Tasks::default(),
             timeouts: Timeouts::default(),
             messages: Messages::default(),
+            retention: Retention::default(),
             transports: Transports::default(),
             observability: Observability::default(),
         }

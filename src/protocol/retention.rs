@@ -53,16 +53,16 @@ impl Rules {
         self.after_ms > 0 || self.rules.iter().any(|rule| rule.after_ms > 0)
     }
 
-    /// For how long a tree is kept whose root has these tags; none is for ever. Of several rules the one counts
-    /// that keeps it longest.
-    pub fn after(&self, tags: &Tags) -> Option<Millis> {
-        let matching = self.rules.iter().filter(|rule| {
-            let value = tags.get(&rule.tag);
-            value == Some(&*rule.value)
-        });
-        let ever = |after_ms| if after_ms == 0 { Millis::MAX } else { after_ms };
-        let longest = matching.map(|rule| ever(rule.after_ms)).max();
-        Some(longest.unwrap_or(ever(self.after_ms))).filter(|after| *after < Millis::MAX)
+    /// For how long a tree is kept whose root has these tags, none being for ever, and by which rule. Of several the
+    /// one counts that keeps it longest.
+    pub fn of(&self, tags: &Tags) -> (Option<Millis>, Option<&Rule>) {
+        let matching = self
+            .rules
+            .iter()
+            .filter(|rule| tags.get(&rule.tag) == Some(&*rule.value));
+        let rule = matching.max_by_key(|rule| (rule.after_ms == 0, rule.after_ms));
+        let after_ms = rule.map_or(self.after_ms, |rule| rule.after_ms);
+        (Some(after_ms).filter(|after| *after > 0), rule)
     }
 }
 
@@ -84,13 +84,13 @@ mod tests {
             after_ms: 1000,
             rules: vec![rule("10 env=test"), rule("2000 a:b=c=d"), rule("0 keep=true")],
         };
-        assert_eq!(rules.after(&tags(&[])), Some(1000));
-        assert_eq!(rules.after(&tags(&[("env", "test")])), Some(10));
-        assert_eq!(rules.after(&tags(&[("env", "prod")])), Some(1000));
-        assert_eq!(rules.after(&tags(&[("env", "test"), ("a:b", "c=d")])), Some(2000));
-        assert_eq!(rules.after(&tags(&[("env", "test"), ("keep", "true")])), None);
+        assert_eq!(rules.of(&tags(&[])).0, Some(1000));
+        assert_eq!(rules.of(&tags(&[("env", "test")])).0, Some(10));
+        assert_eq!(rules.of(&tags(&[("env", "prod")])).0, Some(1000));
+        assert_eq!(rules.of(&tags(&[("env", "test"), ("a:b", "c=d")])).0, Some(2000));
+        assert_eq!(rules.of(&tags(&[("env", "test"), ("keep", "true")])).0, None);
         assert!(rules.is_on() && !Rules::default().is_on());
-        assert_eq!(Rules::default().after(&tags(&[])), None);
+        assert_eq!(Rules::default().of(&tags(&[])).0, None);
         assert_eq!(rules.rules[1].to_string(), "2000 a:b=c=d");
     }
 

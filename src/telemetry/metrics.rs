@@ -26,6 +26,9 @@ pub struct Metrics {
     unserved_tasks: IntGauge,
     connections_closed: IntCounterVec,
     rate_limited: IntCounterVec,
+    retention_deleted: IntCounter,
+    retention_walks: IntCounter,
+    retention_oldest_seconds: IntGauge,
 }
 
 impl Metrics {
@@ -96,6 +99,25 @@ impl Metrics {
             "resonate_unserved_tasks",
             "Tasks that wait for unserved targets, at most 1000 counted of each.",
         );
+        let retention_oldest_seconds = gauge(
+            "resonate_retention_oldest_seconds",
+            "Since when the oldest promise that the last retention walk left has been settled; 0 if there is none.",
+        );
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help).expect("names are constants");
+            registry
+                .register(Box::new(counter.clone()))
+                .expect("names are unique");
+            counter
+        };
+        let retention_deleted = counter(
+            "resonate_retention_deleted_total",
+            "Promises deleted by retention, with their tasks.",
+        );
+        let retention_walks = counter(
+            "resonate_retention_walks_total",
+            "Walks over all promises that retention has finished.",
+        );
         Metrics {
             registry,
             requests,
@@ -107,7 +129,22 @@ impl Metrics {
             unserved_tasks,
             connections_closed,
             rate_limited,
+            retention_deleted,
+            retention_walks,
+            retention_oldest_seconds,
         }
+    }
+
+    /// Retention has deleted so many promises.
+    pub fn retention_deleted(&self, promises: usize) {
+        self.retention_deleted
+            .inc_by(u64::try_from(promises).unwrap_or(u64::MAX));
+    }
+
+    /// A walk of retention has come to its end, and left promises that settled up to so long ago.
+    pub fn retention_walk(&self, oldest_ms: i64) {
+        self.retention_walks.inc();
+        self.retention_oldest_seconds.set(oldest_ms / 1000);
     }
 
     /// A request was answered.

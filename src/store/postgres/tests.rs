@@ -201,6 +201,7 @@ async fn a_commit_whose_connection_breaks_is_told_apart_from_one_that_did_not_ha
                 after: after.into(),
             }],
             schedules: Vec::new(),
+            deleted: Vec::new(),
         }
     };
     let changes = change(PromiseState::Resolved);

@@ -64,6 +64,7 @@ fn inserted(names: &[&str]) -> Changes {
     Changes {
         objects: names.iter().map(change).collect(),
         schedules: Vec::new(),
+        deleted: Vec::new(),
     }
 }
 

@@ -197,6 +197,7 @@ fn inserted(objects: impl IntoIterator<Item = Object>) -> Changes {
     Changes {
         objects: objects.into_iter().map(change).collect(),
         schedules: Vec::new(),
+        deleted: Vec::new(),
     }
 }
 
@@ -219,6 +220,7 @@ pub(crate) async fn put_schedules(
     let changes = Changes {
         objects: Vec::new(),
         schedules: schedules.into_iter().map(change).collect(),
+        deleted: Vec::new(),
     };
     let need = Need {
         schedules: changes.schedules.iter().map(|c| c.id.clone()).collect(),
@@ -242,6 +244,7 @@ async fn change(store: &dyn Store, name: &str, change: impl FnOnce(&mut Object))
             after: Arc::new(after.clone()),
         }],
         schedules: Vec::new(),
+        deleted: Vec::new(),
     };
     transaction.commit(&changes).await.unwrap();
     assert_eq!(load(store, &[name]).await, [after.clone()]);
