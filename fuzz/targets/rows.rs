@@ -160,7 +160,6 @@ fn reads_back(object: &Object) {
             after: Arc::new(object.clone()),
         }],
         ..Changes::default()
-        deleted: Vec::new(),
     };
     let rows = RowChanges::of(&changes);
     let [row] = &rows.promises_inserted[..] else {

@@ -71,7 +71,9 @@ fn rules(query: &str) -> Result<Option<Rules>, String> {
                 rules.get_or_insert_default().after_ms = after_ms.ok_or_else(refusal)?;
             }
             "rule" => {
-                let rule = value.parse().map_err(|bad| format!("rule: expected {bad}"))?;
+                let rule = value
+                    .parse()
+                    .map_err(|bad| format!("rule: expected {bad}"))?;
                 rules.get_or_insert_default().rules.push(rule);
             }
             _ => {}

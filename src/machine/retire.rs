@@ -51,13 +51,18 @@ pub(super) fn retire(ws: &mut Workspace, retirement: &Retirement, now: Millis) {
     });
     // Below nothing: then it says itself that it is a root, or it is an origin.
     let is_whole = above(root).next().is_none()
-        || ws.get(root).is_some_and(|object| is_root(root, &object.promise.tags));
+        || ws
+            .get(root)
+            .is_some_and(|object| is_root(root, &object.promise.tags));
     if !stands_free || !(*is_part || is_whole) {
         return;
     }
     let members = members(ws, root);
     let may_go = |object: &Arc<Object>| {
-        let is_fulfilled = object.task.as_ref().is_none_or(|task| task.state == TaskState::Fulfilled);
+        let is_fulfilled = object
+            .task
+            .as_ref()
+            .is_none_or(|task| task.state == TaskState::Fulfilled);
         is_over(object)
             && is_fulfilled
             && object.callbacks.is_empty()
@@ -80,3 +85,6 @@ fn members(ws: &Workspace, root: &Id) -> Vec<Arc<Object>> {
 fn named_elsewhere<'a>(object: &'a Object, root: &'a str) -> impl Iterator<Item = &'a str> {
     named(&object.promise.tags).filter(move |id| !is_within(id, root))
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,7 +46,11 @@ impl Chain {
     /// Takes in the next promise, and answers the root of its tree: the first promise on the way down to it, if
     /// that says of itself that it is a root, else the id's origin.
     pub fn root_of<'a>(&'a mut self, id: &'a Id, tags: &Tags) -> &'a str {
-        while self.links.last().is_some_and(|(link, _)| !id.starts_with(&**link)) {
+        while self
+            .links
+            .last()
+            .is_some_and(|(link, _)| !id.starts_with(&**link))
+        {
             self.links.pop();
         }
         self.links.push((id.clone(), is_root(id, tags)));
@@ -88,7 +92,11 @@ mod tests {
         assert!(!is_within("ab", "a") && !is_within("a-b", "a") && !is_within("a", "a.b"));
         for id in ["a", "a.", "a.b", "a:", "a:b.c", "a.\u{10ffff}"] {
             let holds = |(from, until): &(String, String)| **from <= *id && *id < **until;
-            assert_eq!(ranges("a").iter().filter(|range| holds(range)).count(), 1, "{id}");
+            assert_eq!(
+                ranges("a").iter().filter(|range| holds(range)).count(),
+                1,
+                "{id}"
+            );
         }
         for id in ["a-b", "a/", "ab", "a;", "b"] {
             let holds = |(from, until): &(String, String)| **from <= *id && *id < **until;
@@ -120,7 +128,12 @@ mod tests {
 
     #[test]
     fn without_such_a_promise_it_is_what_shares_an_origin() {
-        let found = roots(&[("a.0", None), ("a.1", Some("a")), ("b", None), ("b.1", None)]);
+        let found = roots(&[
+            ("a.0", None),
+            ("a.1", Some("a")),
+            ("b", None),
+            ("b.1", None),
+        ]);
         let roots: Vec<&str> = found.iter().map(|(_, root)| &**root).collect();
         assert_eq!(roots, ["a", "a", "b", "b"]);
     }

@@ -82,13 +82,23 @@ mod tests {
         let rule = |text: &str| text.parse::<Rule>().unwrap();
         let rules = Rules {
             after_ms: 1000,
-            rules: vec![rule("10 env=test"), rule("2000 a:b=c=d"), rule("0 keep=true")],
+            rules: vec![
+                rule("10 env=test"),
+                rule("2000 a:b=c=d"),
+                rule("0 keep=true"),
+            ],
         };
         assert_eq!(rules.of(&tags(&[])).0, Some(1000));
         assert_eq!(rules.of(&tags(&[("env", "test")])).0, Some(10));
         assert_eq!(rules.of(&tags(&[("env", "prod")])).0, Some(1000));
-        assert_eq!(rules.of(&tags(&[("env", "test"), ("a:b", "c=d")])).0, Some(2000));
-        assert_eq!(rules.of(&tags(&[("env", "test"), ("keep", "true")])).0, None);
+        assert_eq!(
+            rules.of(&tags(&[("env", "test"), ("a:b", "c=d")])).0,
+            Some(2000)
+        );
+        assert_eq!(
+            rules.of(&tags(&[("env", "test"), ("keep", "true")])).0,
+            None
+        );
         assert!(rules.is_on() && !Rules::default().is_on());
         assert_eq!(Rules::default().of(&tags(&[])).0, None);
         assert_eq!(rules.rules[1].to_string(), "2000 a:b=c=d");
@@ -96,7 +106,15 @@ mod tests {
 
     #[test]
     fn what_is_no_rule_is_refused() {
-        for text in ["", "env=test", "1d env=test", "-1 env=test", "10 env", "10 =x", "10"] {
+        for text in [
+            "",
+            "env=test",
+            "1d env=test",
+            "-1 env=test",
+            "10 env",
+            "10 =x",
+            "10",
+        ] {
             assert!(text.parse::<Rule>().is_err(), "{text:?}");
         }
     }

@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use super::memory::MemoryStore;
 use super::{
     Bus, Changes, Deadline, Dump, Loaded, MessageKind, Need, Outline, OutlinePage, PromisePage,
-    QueueCursor, Queues, Result, SchedulePage, Store, TaskPage, Transaction, Waiting, WaitingCount, WaitingKind,
+    QueueCursor, Queues, Result, SchedulePage, Store, TaskPage, Transaction, Waiting, WaitingCount,
+    WaitingKind,
 };
 use crate::machine::object::Object;
 use crate::protocol::record::{Id, Millis, Promise, Schedule};

@@ -16,15 +16,13 @@ use async_trait::async_trait;
 use crate::machine::object::Object;
 use crate::protocol::address::queue_of;
 use crate::protocol::lineage;
-use crate::protocol::record::{
-    Id, Millis, Promise, PromiseState, Schedule, TaskState, Value,
-};
+use crate::protocol::record::{Id, Millis, Promise, PromiseState, Schedule, TaskState, Value};
 
 use super::rows::counted;
 use super::{
     Changes, Deadline, DeadlineKey, Dump, Error, Loaded, MessageKind, Need, Outline, OutlinePage,
-    PromisePage, QueueCursor, Queues, Result, SchedulePage, Store, TREES_MAX, TaskPage, Transaction, Waiting, WaitingCount,
-    WaitingKind,
+    PromisePage, QueueCursor, Queues, Result, SchedulePage, Store, TREES_MAX, TaskPage,
+    Transaction, Waiting, WaitingCount, WaitingKind,
 };
 
 /// A store in memory.
@@ -201,7 +199,9 @@ impl State {
         let mut in_trees = Vec::new();
         for root in &need.trees {
             for (from, until) in lineage::ranges(root) {
-                let range = self.objects.range::<str, _>((Bound::Included(&*from), Bound::Excluded(&*until)));
+                let range = self
+                    .objects
+                    .range::<str, _>((Bound::Included(&*from), Bound::Excluded(&*until)));
                 in_trees.extend(range.map(|(id, _)| id));
             }
         }
@@ -447,7 +447,11 @@ impl Store for MemoryStore {
                     param: Value::empty(),
                     ..object.promise.clone()
                 },
-                resumes: object.task.iter().flat_map(|task| task.resumes.clone()).collect(),
+                resumes: object
+                    .task
+                    .iter()
+                    .flat_map(|task| task.resumes.clone())
+                    .collect(),
             })
             .collect())
     }
@@ -455,7 +459,9 @@ impl Store for MemoryStore {
     async fn callbacks(&self, after: Option<&(Id, Id)>, limit: usize) -> Result<Vec<(Id, Id)>> {
         let state = self.read_state();
         let start = after.map_or("", |(awaited, _)| awaited);
-        let objects = state.objects.range::<str, _>((Bound::Included(start), Bound::Unbounded));
+        let objects = state
+            .objects
+            .range::<str, _>((Bound::Included(start), Bound::Unbounded));
         let pairs = objects.flat_map(|(id, object)| {
             let awaiters = object.callbacks.iter();
             awaiters.map(|awaiter| (id.clone(), awaiter.clone()))

@@ -137,10 +137,11 @@ impl<'a> RowChanges<'a> {
     fn delete_object(&mut self, object: &'a Object) {
         let id = &*object.promise.id;
         let callbacks = object.callbacks.iter();
-        self.callbacks_deleted.extend(callbacks.map(|awaiter| CallbackRow {
-            awaited: id,
-            awaiter,
-        }));
+        self.callbacks_deleted
+            .extend(callbacks.map(|awaiter| CallbackRow {
+                awaited: id,
+                awaiter,
+            }));
         let listeners = object.listeners.keys();
         self.listeners_deleted
             .extend(listeners.map(|address| (id, &**address)));

@@ -204,7 +204,12 @@ impl Retention {
     }
 
     fn new_walk<'a>(&self, engine: &'a Engine, rules: &'a Rules, pause: Duration) -> Walk<'a> {
-        Walk::new(engine, rules, pause, self.walks.fetch_add(1, Ordering::Relaxed))
+        Walk::new(
+            engine,
+            rules,
+            pause,
+            self.walks.fetch_add(1, Ordering::Relaxed),
+        )
     }
 
     /// Finds out what `rules` would delete now, and deletes nothing. Takes as long as it takes to read all promises;

@@ -30,8 +30,9 @@ use crate::protocol::record::{Id, Millis, Promise, Schedule, Tags};
 use super::columns;
 use super::rows::{self, json, limit};
 use super::{
-    Changes, Deadline, Dump, Loaded, MessageKind, Need, Outline, OutlinePage, PromisePage, QueueCursor,
-    Queues, Result, SchedulePage, Store, TaskPage, Transaction, Waiting, WaitingCount, WaitingKind,
+    Changes, Deadline, Dump, Loaded, MessageKind, Need, Outline, OutlinePage, PromisePage,
+    QueueCursor, Queues, Result, SchedulePage, Store, TaskPage, Transaction, Waiting, WaitingCount,
+    WaitingKind,
 };
 use cache::Cache;
 use error::classify;

@@ -150,8 +150,11 @@ impl Writer {
         if need.trees.is_empty() {
             return Ok((BTreeSet::new(), false));
         }
-        let ranges: Vec<(String, String)> =
-            need.trees.iter().flat_map(|id| lineage::ranges(id)).collect();
+        let ranges: Vec<(String, String)> = need
+            .trees
+            .iter()
+            .flat_map(|id| lineage::ranges(id))
+            .collect();
         let query = sqlx::query(sql::TREE_IDS)
             .bind(json(&ranges))
             .bind(limit(TREES_MAX + 1));

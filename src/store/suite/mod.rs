@@ -12,10 +12,12 @@ use crate::protocol::record::{
     Id, Millis, Promise, PromiseState, Schedule, Tags, TaskState, Value, ValueParts, tag,
 };
 
+mod deletion;
 mod ranges;
 mod records;
 mod transactions;
 
+pub(crate) use deletion::*;
 pub(crate) use ranges::*;
 pub(crate) use records::*;
 pub(crate) use transactions::*;
@@ -57,6 +59,11 @@ macro_rules! behaviours {
             an_empty_commit_is_fine,
             large_batches_commit_at_once,
             what_is_created_twice_is_a_conflict_once,
+            what_is_deleted_is_gone,
+            trees_load_what_is_below_their_roots,
+            trees_too_large_to_load_say_so,
+            outlines_come_in_pages,
+            callbacks_come_in_pages,
             dump_is_ordered_and_whole,
             reset_deletes_everything,
             the_store_answers
