@@ -115,6 +115,7 @@ mod storage {
     mod faults;
     #[cfg(target_os = "linux")]
     mod power;
+    mod retention;
     mod schema;
     pub mod workflow;
     mod writers;
@@ -140,6 +141,7 @@ mod surface {
     mod push_auth;
     mod push_targets;
     mod rates;
+    mod retention;
     mod secrets;
     mod sse;
     mod stalled;
