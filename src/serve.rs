@@ -37,6 +37,7 @@ use crate::transport::poll::Hub;
 
 mod auth;
 mod connections;
+mod metrics;
 #[cfg(test)]
 mod tests;
 mod transports;
@@ -121,12 +122,13 @@ async fn run_on(
         authenticator,
     );
     let router = router(app, &server.cors.allow_origins);
+    metrics::ask(&engine, &drivers, &hub);
     let settings = connections::settings(&config, tls.clone());
-    let metrics = &config.observability;
-    if metrics.metrics_port != 0 {
-        let host = metrics.metrics_bind.as_ref().unwrap_or(&server.bind);
+    let observed = &config.observability;
+    if observed.metrics_port != 0 {
+        let host = observed.metrics_bind.as_ref().unwrap_or(&server.bind);
         let served =
-            connections::serve_metrics(host.clone(), metrics.metrics_port, settings.timeouts);
+            connections::serve_metrics(host.clone(), observed.metrics_port, settings.timeouts);
         tasks.spawn(served);
     }
     if let Some(tls) = tls {

@@ -122,6 +122,7 @@ mod storage {
 }
 
 mod surface {
+    mod alerts;
     mod auth_keys;
     mod auth_leaks;
     mod auth_poll;

@@ -11,8 +11,8 @@ const LINES_MAX: usize = 600;
 const IMPORTS: [(&str, &[&str]); 14] = [
     ("protocol", &[]),
     ("machine", &["protocol", "store"]),
-    ("store", &["protocol", "machine"]),
-    ("engine", &["protocol", "machine", "store"]),
+    ("store", &["protocol", "machine", "telemetry"]),
+    ("engine", &["protocol", "machine", "store", "telemetry"]),
     ("cluster", &["protocol", "machine", "store", "engine"]),
     ("transport", &["protocol"]),
     (

@@ -35,9 +35,19 @@ impl Deadlines {
         is_first
     }
 
-    /// Adds a deadline that a sweep has read, near or not.
-    pub fn hold(&mut self, deadline: Deadline) {
-        self.soonest.insert(deadline);
+    /// Adds a deadline that a sweep has read, near or not. Returns whether it was not there.
+    pub fn hold(&mut self, deadline: Deadline) -> bool {
+        self.soonest.insert(deadline)
+    }
+
+    /// How many are held.
+    pub fn count(&self) -> usize {
+        self.soonest.len()
+    }
+
+    /// The instant of the first.
+    pub fn first_at(&self) -> Option<Millis> {
+        self.soonest.first().map(|first| first.at)
     }
 
     /// Takes what is due, at most `limit`.

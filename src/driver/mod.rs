@@ -15,6 +15,7 @@ use crate::protocol::record::tag;
 use crate::store::{Change, Changes};
 use crate::telemetry::metrics::METRICS;
 
+mod census;
 pub mod deadlines;
 pub mod outbox;
 pub mod retention;
@@ -81,6 +82,11 @@ impl Drivers {
                 drivers.retention.run(&engine, &drivers.outbox).await;
             }));
         }
+        let (drivers, counted) = (self.clone(), engine.clone());
+        tasks.spawn(for_ever("census", async move || {
+            let interval = drivers.timers.sweep_interval();
+            census::run(&counted, &drivers.outbox, interval).await;
+        }));
         let (outbox, engine) = (self.outbox.clone(), engine.clone());
         if let Some(cluster) = self.outbox.cluster().cloned() {
             let (outbox, engine) = (self.outbox.clone(), engine.clone());

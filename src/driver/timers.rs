@@ -20,7 +20,8 @@ use tokio::time::Instant;
 use crate::engine::{Engine, Error, STEPS_MAX};
 use crate::machine::Step;
 use crate::protocol::record::Millis;
-use crate::store::{Changes, DeadlineKey, Queues};
+use crate::store::{Changes, Deadline, DeadlineKey, Queues};
+use crate::telemetry::metrics::METRICS;
 
 use super::deadlines::{self, Deadlines};
 use super::outbox::Outbox;
@@ -56,6 +57,11 @@ impl Timers {
             deadlines: Mutex::default(),
             changed: Notify::new(),
         }
+    }
+
+    /// See [`Settings`].
+    pub fn sweep_interval(&self) -> Duration {
+        self.settings.sweep_interval
     }
 
     /// Takes in the deadlines that a commit has set.
@@ -109,8 +115,8 @@ impl Timers {
     /// the sweep interval: the wall clock may jump.
     async fn wait(&self, engine: &Engine, next_sweep: Instant) {
         let next_at = self.lock().next_at();
-        let ahead = u64::try_from(next_at.saturating_sub(engine.clock().now())).unwrap_or(0);
-        let until = next_sweep.min(Instant::now() + Duration::from_millis(ahead));
+        let ahead = millis(next_at.saturating_sub(engine.clock().now()));
+        let until = next_sweep.min(Instant::now() + ahead);
         tokio::select! {
             biased;
             () = tokio::time::sleep_until(until) => {}
@@ -123,13 +129,15 @@ impl Timers {
         let due = self.lock().take_due(now, STEPS_MAX);
         if engine.is_paused() {
             let mut deadlines = self.lock();
-            due.into_iter()
-                .for_each(|deadline| deadlines.hold(deadline));
+            for deadline in due {
+                deadlines.hold(deadline);
+            }
             return Ok(false);
         }
         if due.is_empty() {
             return Ok(false);
         }
+        due.iter().for_each(|deadline| note_lag(deadline, now));
         let steps: Vec<Step> = due
             .into_iter()
             .map(|deadline| match deadline.key {
@@ -168,10 +176,25 @@ impl Timers {
             for deadline in due.into_iter().filter(|deadline| {
                 outbox.is_mine(&deadline.key) || deadline.at.saturating_add(OWNER_GRACE_MS) <= now
             }) {
-                deadlines.hold(deadline);
+                let kind = match deadline.key {
+                    DeadlineKey::Promise(_) => "promise",
+                    DeadlineKey::Schedule(_) => "schedule",
+                    DeadlineKey::Unblock(..) => "unblock",
+                };
+                let is_due = deadline.at <= now;
+                if deadlines.hold(deadline) && is_due {
+                    METRICS.swept(kind, 1);
+                }
             }
         }
         Ok(true)
+    }
+
+    /// Has the gauges of the catalogue set.
+    pub fn measure(&self, now: Millis) {
+        let deadlines = self.lock();
+        let overdue = deadlines.first_at().map_or(0, |at| now.saturating_sub(at));
+        METRICS.timers(deadlines.count(), millis(overdue));
     }
 
     fn lock(&self) -> MutexGuard<'_, Deadlines> {
@@ -179,6 +202,19 @@ impl Timers {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn note_lag(deadline: &Deadline, now: Millis) {
+    let lag = millis(now.saturating_sub(deadline.at));
+    match deadline.key {
+        DeadlineKey::Schedule(_) => METRICS.schedule_fired(lag),
+        DeadlineKey::Promise(_) | DeadlineKey::Unblock(..) => METRICS.timer_fired(lag),
+    }
+}
+
+/// A duration; none if it is negative.
+fn millis(duration: Millis) -> Duration {
+    Duration::from_millis(u64::try_from(duration).unwrap_or(0))
 }
 
 /// Splits steps so that no transaction keeps requests waiting for long: each of a schedule may create

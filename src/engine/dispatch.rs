@@ -24,6 +24,7 @@ use crate::machine::Input;
 use crate::protocol::record::origin;
 
 use super::lane::{Job, Lane};
+use crate::telemetry::metrics::METRICS;
 
 /// Jobs in one batch.
 const BATCH_JOBS_MAX: usize = 512;
@@ -78,10 +79,11 @@ pub(super) async fn run(lane: Lane, lanes: usize, mut queue: mpsc::Receiver<Job>
             || (under_way.len() < lanes && started_at.elapsed() >= OVERLAP_AFTER);
         let mut has_started = false;
         if may_start {
-            let batch = waiting.collect(&busy);
+            let mut batch = waiting.collect(&busy);
             if !batch.is_empty() {
                 next_batch += 1;
                 started_at = Instant::now();
+                METRICS.batch(batch.iter_mut().filter_map(|job| job.queued.take()));
                 let origins = batch.iter().flat_map(|job| job.origins.iter().copied());
                 busy.insert(next_batch, origins.collect());
                 under_way.push(numbered(next_batch, lane.serve(batch)));
@@ -188,6 +190,7 @@ mod tests {
             origins: origins.to_vec(),
             now: None,
             bytes,
+            queued: None,
             deadline: Instant::now(),
             reply,
         }

@@ -26,6 +26,7 @@ use crate::machine::{self, Input, Step};
 use crate::protocol::record::Millis;
 use crate::protocol::reply::Reply;
 use crate::store::{self, Changes, Need, Store, Transaction};
+use crate::telemetry::metrics::{METRICS, Queued};
 
 use super::clock::Clock;
 use super::dispatch::Origin;
@@ -49,6 +50,8 @@ pub(super) struct Job {
     pub now: Option<Millis>,
     /// Size of what came in, for the bounds.
     pub bytes: usize,
+    /// While it waits to be put into a batch.
+    pub queued: Option<Queued>,
     /// Until when a storage that is out may keep the caller waiting.
     pub deadline: Instant,
     /// One reply per input.
@@ -95,6 +98,20 @@ pub(super) struct Leaving {
 enum Failure {
     Store(store::Error),
     Panic,
+}
+
+impl Failure {
+    /// As metrics name it.
+    fn reason(&self) -> &'static str {
+        match self {
+            Failure::Store(store::Error::Unavailable(_)) => "unavailable",
+            Failure::Store(store::Error::Conflict(_)) => "conflict",
+            Failure::Store(store::Error::Refused(_)) => "refused",
+            Failure::Store(store::Error::Corrupt(_)) => "corrupt",
+            Failure::Store(store::Error::Unusable(_)) => "unusable",
+            Failure::Panic => "panic",
+        }
+    }
 }
 
 impl From<store::Error> for Failure {
@@ -178,15 +195,20 @@ impl Lane {
         }
     }
 
-    /// Logs a storage that is out once, and once when it is back.
+    /// Counts failures; logs a storage that is out once, and once when it is back.
     fn note_health(&self, result: &Result<Committed, Failure>) {
+        if let Err(failure) = result {
+            METRICS.commit_failed(failure.reason());
+        }
         match result {
             Err(Failure::Store(error @ store::Error::Unavailable(_))) => {
+                METRICS.storage_up(false);
                 if !self.is_out.swap(true, Ordering::Relaxed) {
                     tracing::error!(%error, "the storage takes no writes; requests are held");
                 }
             }
             Ok(_) => {
+                METRICS.storage_up(true);
                 if self.is_out.swap(false, Ordering::Relaxed) {
                     tracing::warn!("the storage takes writes again");
                 }
@@ -199,7 +221,9 @@ impl Lane {
         let time = self.clock.start_batch();
         let mut tx = self.store.begin().await?;
         let mut ws = Workspace::default();
+        let began = Instant::now();
         self.load_all(&mut *tx, &mut ws, batch, time.now).await?;
+        METRICS.loaded(began.elapsed());
         let has_own_time = batch.iter().any(|job| job.now.is_some());
         let stores_deadlines = self.is_shared && !has_own_time;
         let mut settled = 0;
@@ -221,7 +245,11 @@ impl Lane {
             replies.push(answers);
         }
         let (changes, messages) = ws.finish();
+        let began = Instant::now();
         tx.commit(&changes).await?;
+        if !changes.is_empty() {
+            METRICS.committed(began.elapsed());
+        }
         Ok(Committed {
             replies,
             leaving: Leaving { changes, messages },

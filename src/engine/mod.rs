@@ -21,6 +21,7 @@ use crate::protocol::operation::{Command, Debug, Operation, Query};
 use crate::protocol::record::{Id, Millis, NEVER, Promise};
 use crate::protocol::reply::Reply;
 use crate::store::{self, Changes, DeadlineKey, Queues, Store};
+use crate::telemetry::metrics::METRICS;
 
 pub mod clock;
 mod dispatch;
@@ -122,6 +123,7 @@ impl Engine {
     /// Starts deciding.
     pub fn start(options: Options) -> Arc<Engine> {
         let is_shared = options.store.bus().is_some();
+        METRICS.storage_up(true);
         let (sender, receiver) = mpsc::channel(QUEUE_JOBS_MAX);
         let lanes = options.store.lanes().max(1);
         let lane = Lane {
@@ -244,6 +246,7 @@ impl Engine {
             inputs,
             now,
             bytes,
+            queued: Some(METRICS.queued()),
             deadline,
             reply,
         };

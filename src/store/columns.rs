@@ -7,7 +7,7 @@ use crate::machine::object::Object;
 use crate::protocol::record::{Id, Millis, Promise, Schedule};
 
 use super::rows::{ObjectColumns, PromiseColumns, ScheduleColumns, TaskColumns, resumes_of};
-use super::{Deadline, DeadlineKey, Error, Outline, Result, Waiting};
+use super::{Deadline, DeadlineKey, Error, Kind, Outline, Result, Waiting};
 
 /// The columns of a promise `p`, as [`promise`] reads them.
 macro_rules! promise_columns {
@@ -255,6 +255,16 @@ pub fn outline<R: Cells>(row: &R) -> Result<Outline> {
 pub fn listener_key<R: Cells>(row: &R) -> Result<(Id, Id)> {
     let mut columns = Columns::of(row);
     Ok((columns.id()?, columns.id()?))
+}
+
+/// How many there are of a kind in a state, and the last of them by id.
+pub fn state_count<R: Cells>(row: &R, kind: Kind) -> Result<(&'static str, usize, Id)> {
+    let mut columns = Columns::of(row);
+    let name = columns.id()?;
+    let state = kind.states().iter().find(|state| *name == ***state);
+    let state = state.ok_or_else(|| Error::Corrupt(format!("state {name}")))?;
+    let count = usize::try_from(columns.number()?).unwrap_or(0);
+    Ok((*state, count, columns.id()?))
 }
 
 /// How many messages wait for an address, and since when.

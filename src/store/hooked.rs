@@ -7,9 +7,9 @@ use async_trait::async_trait;
 
 use super::memory::MemoryStore;
 use super::{
-    Bus, Changes, Deadline, Dump, Loaded, MessageKind, Need, Outline, OutlinePage, PromisePage,
-    QueueCursor, Queues, Result, SchedulePage, Store, TaskPage, Transaction, Waiting, WaitingCount,
-    WaitingKind,
+    Bus, Changes, Deadline, Dump, Kind, Loaded, MessageKind, Need, Outline, OutlinePage,
+    PromisePage, QueueCursor, Queues, Result, SchedulePage, StateCounts, Store, TaskPage,
+    Transaction, Waiting, WaitingCount, WaitingKind,
 };
 use crate::machine::object::Object;
 use crate::protocol::record::{Id, Millis, Promise, Schedule};
@@ -137,6 +137,14 @@ impl<B: Before> Store for Hooked<B> {
         limit: usize,
     ) -> Result<Vec<WaitingCount>> {
         self.inner.waiting_by_address(queue, now, limit).await
+    }
+    async fn count_by_state(
+        &self,
+        kind: Kind,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<StateCounts> {
+        self.inner.count_by_state(kind, after, limit).await
     }
     async fn stale_unblocks(&self, before: Millis, limit: usize) -> Result<Vec<(Id, Id)>> {
         self.inner.stale_unblocks(before, limit).await

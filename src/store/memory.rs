@@ -18,11 +18,11 @@ use crate::protocol::address::queue_of;
 use crate::protocol::lineage;
 use crate::protocol::record::{Id, Millis, Promise, PromiseState, Schedule, TaskState, Value};
 
-use super::rows::counted;
+use super::rows::{counted, state_counts};
 use super::{
-    Changes, Deadline, DeadlineKey, Dump, Error, Loaded, MessageKind, Need, Outline, OutlinePage,
-    PromisePage, QueueCursor, Queues, Result, SchedulePage, Store, TREES_MAX, TaskPage,
-    Transaction, Waiting, WaitingCount, WaitingKind,
+    Changes, Deadline, DeadlineKey, Dump, Error, Kind, Loaded, MessageKind, Need, Outline,
+    OutlinePage, PromisePage, QueueCursor, Queues, Result, SchedulePage, StateCounts, Store,
+    TREES_MAX, TaskPage, Transaction, Waiting, WaitingCount, WaitingKind,
 };
 
 /// A store in memory.
@@ -558,6 +558,35 @@ impl Store for MemoryStore {
             count(MessageKind::Execute),
             count(MessageKind::Unblock),
         ))
+    }
+
+    async fn count_by_state(
+        &self,
+        kind: Kind,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<StateCounts> {
+        let state = self.read_state();
+        let after = after.map(Id::from);
+        let objects = behind(&state.objects, after.as_ref());
+        let id_of = |object: &Object| object.promise.id.clone();
+        Ok(match kind {
+            Kind::Promise => state_counts(
+                objects
+                    .map(|object| (object.promise.state.as_str(), 1, id_of(object)))
+                    .take(limit),
+            ),
+            Kind::Task => state_counts(
+                objects
+                    .filter_map(|o| Some((o.task.as_ref()?.state.as_str(), 1, id_of(o))))
+                    .take(limit),
+            ),
+            Kind::Schedule => state_counts(
+                behind(&state.schedules, after.as_ref())
+                    .map(|schedule| ("active", 1, schedule.id.clone()))
+                    .take(limit),
+            ),
+        })
     }
 
     async fn stale_unblocks(&self, before: Millis, limit: usize) -> Result<Vec<(Id, Id)>> {

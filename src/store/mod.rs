@@ -21,7 +21,7 @@ pub mod sqlite;
 #[cfg(test)]
 pub(crate) mod suite;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -31,6 +31,7 @@ use crate::machine::Input;
 use crate::machine::object::Object;
 use crate::protocol::record::{Id, Millis, Promise, PromiseState, Schedule, Tags, TaskState};
 use crate::protocol::reply::Reply;
+pub use crate::telemetry::metrics::Pool;
 
 /// Why a back end did not do what it was asked. Nothing was written unless said so.
 #[derive(Debug, thiserror::Error)]
@@ -351,6 +352,69 @@ pub struct WaitingCount {
     pub since: Millis,
 }
 
+/// What there may be millions of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Promises, by [`PromiseState`].
+    Promise,
+    /// Tasks, by [`TaskState`].
+    Task,
+    /// Schedules, all of which are `active`.
+    Schedule,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 3] = [Kind::Promise, Kind::Task, Kind::Schedule];
+
+    /// As metrics name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Promise => "promise",
+            Kind::Task => "task",
+            Kind::Schedule => "schedule",
+        }
+    }
+
+    /// The states of it.
+    pub fn states(self) -> &'static [&'static str] {
+        match self {
+            Kind::Promise => {
+                const {
+                    &[
+                        PromiseState::Pending.as_str(),
+                        PromiseState::Resolved.as_str(),
+                        PromiseState::Rejected.as_str(),
+                        PromiseState::RejectedCanceled.as_str(),
+                        PromiseState::RejectedTimedout.as_str(),
+                    ]
+                }
+            }
+            Kind::Task => {
+                const {
+                    &[
+                        TaskState::Pending.as_str(),
+                        TaskState::Acquired.as_str(),
+                        TaskState::Suspended.as_str(),
+                        TaskState::Halted.as_str(),
+                        TaskState::Fulfilled.as_str(),
+                    ]
+                }
+            }
+            Kind::Schedule => &["active"],
+        }
+    }
+}
+
+/// A page of what is stored, counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateCounts {
+    /// How many, by state.
+    pub by_state: BTreeMap<&'static str, usize>,
+    /// The last of them: where the next page starts.
+    pub last: Option<Id>,
+}
+
 /// Everything stored, for `debug.snap`, for the model tests and for tools. Ordered by id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dump {
@@ -431,6 +495,19 @@ pub trait Store: Send + Sync + 'static {
         now: Millis,
         limit: usize,
     ) -> Result<Vec<WaitingCount>>;
+
+    /// Counts the first `limit` of a kind after `after`, by id, as they are stored.
+    async fn count_by_state(
+        &self,
+        kind: Kind,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<StateCounts>;
+
+    /// Connections to the database, as they are used at this moment.
+    fn pools(&self) -> Vec<Pool> {
+        Vec::new()
+    }
 
     /// `unblock` messages enqueued at or before `before`, to be given up: (promise id, address).
     async fn stale_unblocks(&self, before: Millis, limit: usize) -> Result<Vec<(Id, Id)>>;

@@ -13,7 +13,7 @@ use crate::protocol::record::{
     Id, Millis, Promise, PromiseState, Schedule, Tags, TaskState, Value,
 };
 
-use super::{Changes, Error, Result, WaitingCount};
+use super::{Changes, Error, Result, StateCounts, WaitingCount};
 
 /// The rows that a batch changes. Sets of one table name different keys.
 #[derive(Debug, Default)]
@@ -447,6 +447,16 @@ impl Place<'_> {
 pub fn first_of_both(some: Vec<Id>, others: Vec<Id>, limit: usize) -> Vec<Id> {
     let all: BTreeSet<Id> = some.into_iter().chain(others).collect();
     all.into_iter().take(limit).collect()
+}
+
+/// Counts of states as one page.
+pub fn state_counts(counts: impl IntoIterator<Item = (&'static str, usize, Id)>) -> StateCounts {
+    let mut page = StateCounts::default();
+    for (state, count, last) in counts {
+        *page.by_state.entry(state).or_default() += count;
+        page.last = page.last.max(Some(last));
+    }
+    page
 }
 
 /// Puts together how many executes and how many unblocks wait for each address, and since when.

@@ -17,9 +17,9 @@ use resonate::protocol::reply::Reply;
 use resonate::store::bus::Bus;
 use resonate::store::memory::MemoryStore;
 use resonate::store::{
-    Changes, Deadline, Dump, Error, Loaded, MessageKind, Need, Outline, OutlinePage, PromisePage,
-    QueueCursor, Queues, Result, SchedulePage, Store, TaskPage, Transaction, Waiting, WaitingCount,
-    WaitingKind,
+    Changes, Deadline, Dump, Error, Kind, Loaded, MessageKind, Need, Outline, OutlinePage,
+    PromisePage, QueueCursor, Queues, Result, SchedulePage, StateCounts, Store, TaskPage,
+    Transaction, Waiting, WaitingCount, WaitingKind,
 };
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::task::coop::unconstrained;
@@ -553,6 +553,16 @@ impl Store for Handle {
     ) -> Result<Vec<WaitingCount>> {
         let waiting = self.database.inner.waiting_by_address(queue, now, limit);
         self.ask(waiting).await
+    }
+
+    async fn count_by_state(
+        &self,
+        kind: Kind,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<StateCounts> {
+        self.ask(self.database.inner.count_by_state(kind, after, limit))
+            .await
     }
 
     async fn stale_unblocks(&self, before: Millis, limit: usize) -> Result<Vec<(Id, Id)>> {

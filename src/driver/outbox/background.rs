@@ -152,6 +152,7 @@ impl Outbox {
         let count = stale.len();
         if count > 0 {
             METRICS.deliveries("dropped", u64::try_from(count).unwrap_or(u64::MAX));
+            METRICS.swept("stale", count);
             self.forget_failures(&stale);
             let done = |(promise, address)| Step::UnblockDone { promise, address };
             engine.step(stale.into_iter().map(done).collect()).await?;

@@ -228,7 +228,7 @@ impl Outbox {
             return false;
         };
         let transport = transports.table.of(&address);
-        let queue = address.queue();
+        let (scheme, queue) = (address.scheme(), address.queue());
         let mut is_stale = None;
         let (kind, body, subject) = match message {
             Message::Execute {
@@ -242,9 +242,15 @@ impl Outbox {
                     queue: queue.clone(),
                     retry_at: *retry_at,
                 };
-                is_stale = self.lock().offers.note(id, offer, source);
+                let mut state = self.lock();
+                let is_again = state.offers.is_offered(id, *version);
+                is_stale = state.offers.note(id, offer, source);
+                drop(state);
                 if is_stale.is_none() {
                     return true;
+                }
+                if is_again {
+                    METRICS.delivery_retried(scheme);
                 }
                 let body = message::execute(&self.settings.server_url, id, *version);
                 (
@@ -260,7 +266,9 @@ impl Outbox {
                 if is_early || !state.in_flight.insert(key.clone()) {
                     return true;
                 }
-                state.backing_off.remove(&key);
+                if state.backing_off.remove(&key) {
+                    METRICS.delivery_retried(scheme);
+                }
                 state.refused.remove(&key);
                 drop(state);
                 ("unblock", bodies.unblock(promise), Subject::Unblock(key))
@@ -268,7 +276,7 @@ impl Outbox {
         };
         METRICS.message(kind);
         let is_refused = Arc::new(AtomicBool::new(false));
-        let mut receipt = self.receipt(subject, is_refused.clone());
+        let mut receipt = self.receipt(subject, scheme, is_refused.clone());
         if let Some(is_stale) = is_stale {
             receipt = receipt.unless(is_stale);
         }
@@ -296,7 +304,12 @@ impl Outbox {
     }
 
     /// Books the outcome: of an `execute` there is nothing to book, its task's retry stands behind it.
-    fn receipt(self: &Arc<Self>, subject: Subject, is_refused: Arc<AtomicBool>) -> Receipt {
+    fn receipt(
+        self: &Arc<Self>,
+        subject: Subject,
+        transport: &'static str,
+        is_refused: Arc<AtomicBool>,
+    ) -> Receipt {
         let outbox = self.clone();
         Receipt::new(move |outcome| {
             let status = match outcome {
@@ -305,6 +318,9 @@ impl Outbox {
                 Outcome::Nobody | Outcome::Disabled => "dropped",
             };
             METRICS.deliveries(status, 1);
+            if outcome == Outcome::Failed {
+                METRICS.delivery_failed(transport);
+            }
             if outcome == Outcome::Nobody {
                 is_refused.store(true, Ordering::Relaxed);
             }

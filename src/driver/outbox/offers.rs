@@ -79,6 +79,12 @@ pub(super) struct Offers {
 }
 
 impl Offers {
+    /// Whether the task was offered at this version.
+    pub fn is_offered(&self, id: &str, version: i64) -> bool {
+        let known = self.by_task.get(id);
+        known.is_some_and(|known| known.offer.version == version)
+    }
+
     /// Notes that a task is about to be offered. Returns a flag that is set once the offer is stale; none if it
     /// should not be made: if a pump finds what was offered already, or a dispatch was overtaken by a pump.
     pub fn note(&mut self, id: &Id, offer: Offer, source: Source) -> Option<Arc<AtomicBool>> {

@@ -10,10 +10,10 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::engine::Engine;
-use crate::protocol::address::Address;
+use crate::protocol::address::{Address, Rules};
 use crate::protocol::record::{Id, Millis};
-use crate::store::{DeadlineKey, Result, WaitingKind};
-use crate::telemetry::metrics::METRICS;
+use crate::store::{DeadlineKey, Result, WaitingCount, WaitingKind};
+use crate::telemetry::metrics::{self, METRICS};
 
 use super::Outbox;
 
@@ -22,7 +22,7 @@ const COUNTED_MAX: usize = 1000;
 /// Queues that one look takes in.
 const QUEUES_MAX: usize = 1000;
 /// A look is followed by a pause of as many times what it took.
-const PAUSE_PER_LOOK: u32 = 20;
+const PAUSE_PER_LOOK: u32 = 50;
 
 /// Messages that wait for a target, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -98,8 +98,12 @@ impl Outbox {
     async fn targets_of(&self, engine: &Engine, queue: &Id) -> Result<Vec<Target>> {
         let now = engine.clock().now();
         let counted = engine.store().waiting_by_address(queue, now, COUNTED_MAX);
+        Ok(self.by_target(queue, counted.await?))
+    }
+
+    fn by_target(&self, queue: &str, counted: Vec<WaitingCount>) -> Vec<Target> {
         let mut targets: BTreeMap<String, Target> = BTreeMap::new();
-        for waiting in counted.await? {
+        for waiting in counted {
             let Some(address) = Address::parse(&waiting.address, &self.settings.address_rules)
             else {
                 continue;
@@ -120,7 +124,7 @@ impl Outbox {
             target.unblocks += waiting.unblocks;
             target.waiting_since = target.waiting_since.min(waiting.since);
         }
-        Ok(targets.into_values().collect())
+        targets.into_values().collect()
     }
 
     fn reason(&self, queue: &str, address: &Address) -> Option<(Reason, Option<String>)> {
@@ -139,7 +143,7 @@ impl Outbox {
         }
     }
 
-    /// Says when tasks begin to wait for somebody who is not there, and when that ends.
+    /// Measures what waits, and says when tasks begin to wait for somebody who is not there, and when that ends.
     pub(super) async fn watch_targets(&self, engine: &Engine) {
         let mut watch = Watch::default();
         loop {
@@ -159,22 +163,33 @@ impl Outbox {
         }
     }
 
-    /// Tasks that nobody receives, by queue; of those that several servers share, this one's part.
+    /// Looks at what waits. Returns the tasks that nobody receives, by queue; of what several servers share, this one's
+    /// part.
     async fn unserved(&self, engine: &Engine) -> Result<HashMap<Id, Target>> {
         let store = engine.store();
-        let queues = store.queues(WaitingKind::Execute, None, QUEUES_MAX).await?;
+        let queues = store.queues(WaitingKind::Any, None, QUEUES_MAX).await?;
         let mut unserved = HashMap::new();
+        let mut backlogs = Backlogs::default();
         for queue in queues {
-            if self.is_listened(&queue) || !self.is_mine(&DeadlineKey::Promise(queue.clone())) {
+            if !self.is_mine(&DeadlineKey::Promise(queue.clone())) {
                 continue;
             }
-            let mut targets = self.targets_of(engine, &queue).await?;
+            let now = engine.clock().now();
+            let counts = store.waiting_by_address(&queue, now, COUNTED_MAX).await?;
+            for count in &counts {
+                backlogs.add(count, &self.settings.address_rules, now);
+            }
+            if self.is_listened(&queue) {
+                continue;
+            }
+            let mut targets = self.by_target(&queue, counts);
             targets.retain(|target| target.tasks > 0 && target.reason.is_some());
             let tasks = targets.iter().map(|target| target.tasks).sum();
             if let Some(first) = targets.pop() {
                 unserved.insert(queue, Target { tasks, ..first });
             }
         }
+        METRICS.backlogs(backlogs.0.into_values().collect());
         Ok(unserved)
     }
 
@@ -214,6 +229,44 @@ impl Outbox {
     fn is_news(&self, label: &str, reason: &str) -> bool {
         let now = Instant::now();
         self.lock().unserved.failed(label, reason, now)
+    }
+}
+
+/// What waits, by transport and group.
+#[derive(Default)]
+struct Backlogs(HashMap<(&'static str, String), metrics::Backlog>);
+
+impl Backlogs {
+    fn add(&mut self, count: &WaitingCount, rules: &Rules, now: Millis) {
+        let Some(address) = Address::parse(&count.address, rules) else {
+            return;
+        };
+        let transport = address.scheme();
+        let group = match address {
+            Address::Poll(poll) => poll.group,
+            Address::Http { .. } | Address::Gcps { .. } | Address::Bash(_) => String::new(),
+        };
+        let backlog = self.0.entry((transport, group)).or_insert_with_key(|key| {
+            let (transport, group) = key.clone();
+            metrics::Backlog {
+                transport,
+                group,
+                tasks: 0,
+                task_age: Duration::ZERO,
+                unblocks: 0,
+                unblock_age: Duration::ZERO,
+            }
+        });
+        let age = u64::try_from(now.saturating_sub(count.since)).unwrap_or(0);
+        let age = Duration::from_millis(age);
+        backlog.tasks += count.executes;
+        backlog.unblocks += count.unblocks;
+        if count.executes > 0 {
+            backlog.task_age = backlog.task_age.max(age);
+        }
+        if count.unblocks > 0 {
+            backlog.unblock_age = backlog.unblock_age.max(age);
+        }
     }
 }
 

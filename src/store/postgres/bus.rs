@@ -24,7 +24,7 @@ pub struct PostgresBus {
 impl PostgresBus {
     pub fn new(options: PgConnectOptions) -> Self {
         PostgresBus {
-            speaker: Links::new(options.clone(), BUS_SETTINGS, STATEMENT_MAX, 1),
+            speaker: Links::new("bus", options.clone(), BUS_SETTINGS, STATEMENT_MAX, 1),
             options: options.application_name("resonate-listen"),
         }
     }

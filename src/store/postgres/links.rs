@@ -10,9 +10,10 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use crate::store::{Error, Result};
+use crate::store::{Error, Pool, Result};
+use crate::telemetry::metrics::METRICS;
 
 use super::error::{classify, is_connection_suspect};
 
@@ -21,6 +22,9 @@ pub const LINK_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// A bounded number of connections, made when they are needed.
 pub struct Links {
+    /// As metrics name them.
+    name: &'static str,
+    links_max: usize,
     options: PgConnectOptions,
     /// What every connection is told when it is made.
     settings: &'static str,
@@ -33,12 +37,15 @@ pub struct Links {
 impl Links {
     /// No connection yet, and at most `links_max` at a time.
     pub fn new(
+        name: &'static str,
         options: PgConnectOptions,
         settings: &'static str,
         patience: Duration,
         links_max: usize,
     ) -> Self {
         Links {
+            name,
+            links_max,
             options,
             settings,
             patience,
@@ -52,7 +59,9 @@ impl Links {
     /// # Errors
     /// [`Error::Unavailable`] when all are taken or none can be made for [`LINK_WAIT_MAX`].
     pub async fn take(&self) -> Result<Link<'_>> {
+        let began = Instant::now();
         let permit = timeout(LINK_WAIT_MAX, self.permits.acquire()).await;
+        METRICS.storage_wait(self.name, began.elapsed());
         let permit = permit
             .map_err(|_| Error::Unavailable("all database connections are busy".to_owned()))?
             .map_err(|_| Error::Unavailable("the database is closed".to_owned()))?;
@@ -67,6 +76,16 @@ impl Links {
             is_clean: true,
             _permit: permit,
         })
+    }
+
+    /// How many are taken.
+    pub fn in_use(&self) -> Pool {
+        let free = self.permits.available_permits();
+        Pool {
+            name: self.name,
+            used: self.links_max.saturating_sub(free),
+            max: self.links_max,
+        }
     }
 
     async fn connect(&self) -> Result<PgConnection> {

@@ -29,9 +29,9 @@ use super::columns;
 use super::guesses::Guesses;
 use super::rows::{self, json, limit};
 use super::{
-    Changes, Deadline, Dump, Error, Loaded, MessageKind, Need, Outline, OutlinePage, PromisePage,
-    QueueCursor, Queues, Result, SchedulePage, Store, TREES_MAX, TaskPage, Transaction, Waiting,
-    WaitingCount, WaitingKind,
+    Changes, Deadline, Dump, Error, Kind, Loaded, MessageKind, Need, Outline, OutlinePage, Pool,
+    PromisePage, QueueCursor, Queues, Result, SchedulePage, StateCounts, Store, TREES_MAX,
+    TaskPage, Transaction, Waiting, WaitingCount, WaitingKind,
 };
 use crate::store::bus::Bus;
 use bus::PostgresBus;
@@ -84,27 +84,31 @@ impl PostgresStore {
         let pool_size = usize::try_from(pool_size).unwrap_or(usize::MAX);
         let writers_max = (pool_size / 2).clamp(1, WRITERS_MAX);
         let readers_max = pool_size.saturating_sub(writers_max).max(1);
-        let links = |links_max| {
+        let links = |name, links_max| {
             let options = options.clone();
-            Links::new(options, connect::SETTINGS, STATEMENT_MAX, links_max)
+            Links::new(name, options, connect::SETTINGS, STATEMENT_MAX, links_max)
         };
         Ok(PostgresStore {
-            writers: links(writers_max),
+            writers: links("writers", writers_max),
             writers_max,
-            readers: links(readers_max),
+            readers: links("readers", readers_max),
             bus: Arc::new(PostgresBus::new(options.clone())),
             searches: Semaphore::new((readers_max / 2).max(1)),
             guesses: Guesses::default(),
         })
     }
 
-    async fn all<T>(&self, query: Query, decode: fn(&PgRow) -> Result<T>) -> Result<Vec<T>> {
+    async fn all<T>(&self, query: Query, decode: impl Fn(&PgRow) -> Result<T>) -> Result<Vec<T>> {
         let mut link = self.readers.take().await?;
         all(&mut link, query, decode).await
     }
 
     /// Runs a query that may look at every row.
-    async fn search<T>(&self, query: Query, decode: fn(&PgRow) -> Result<T>) -> Result<Vec<T>> {
+    async fn search<T>(
+        &self,
+        query: Query,
+        decode: impl Fn(&PgRow) -> Result<T>,
+    ) -> Result<Vec<T>> {
         // The semaphore is never closed.
         let _permit = self.searches.acquire().await;
         self.all(query, decode).await
@@ -176,7 +180,7 @@ type Query = sqlx::query::Query<'static, Postgres, PgArguments>;
 async fn all<T>(
     link: &mut Link<'_>,
     query: Query,
-    decode: fn(&PgRow) -> Result<T>,
+    decode: impl Fn(&PgRow) -> Result<T>,
 ) -> Result<Vec<T>> {
     let rows = link.run(async |connection| query.fetch_all(connection).await);
     rows.await?.iter().map(decode).collect()
@@ -444,6 +448,30 @@ impl Store for PostgresStore {
         let executes = self.all(page(sql::COUNT_EXECUTES), columns::count).await?;
         let unblocks = self.all(page(sql::COUNT_UNBLOCKS), columns::count).await?;
         Ok(rows::counted(executes, unblocks))
+    }
+
+    async fn count_by_state(
+        &self,
+        kind: Kind,
+        after: Option<&str>,
+        rows: usize,
+    ) -> Result<StateCounts> {
+        let statement = match kind {
+            Kind::Promise => sql::COUNT_PROMISES,
+            Kind::Task => sql::COUNT_TASKS,
+            Kind::Schedule => sql::COUNT_SCHEDULES,
+        };
+        let page = sqlx::query(statement)
+            .bind(after.unwrap_or_default().to_owned())
+            .bind(limit(rows));
+        let counts = self
+            .all(page, |row| columns::state_count(row, kind))
+            .await?;
+        Ok(rows::state_counts(counts))
+    }
+
+    fn pools(&self) -> Vec<Pool> {
+        vec![self.writers.in_use(), self.readers.in_use()]
     }
 
     async fn stale_unblocks(&self, before: Millis, rows: usize) -> Result<Vec<(Id, Id)>> {

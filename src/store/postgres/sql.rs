@@ -228,6 +228,24 @@ pub const COUNT_UNBLOCKS: &str = "
         ORDER BY retry_at, promise_id LIMIT $3
     ) AS first WHERE enqueued_at <= $2 GROUP BY address";
 
+/// Of the first $2 promises after $1: (state, how many, the last of them).
+pub const COUNT_PROMISES: &str = "
+    SELECT state, count(*), max(id) FROM (
+        SELECT id, state FROM promises WHERE id > $1 ORDER BY id LIMIT $2
+    ) AS page GROUP BY state";
+
+/// The same of tasks.
+pub const COUNT_TASKS: &str = "
+    SELECT state, count(*), max(id) FROM (
+        SELECT id, state FROM tasks WHERE id > $1 ORDER BY id LIMIT $2
+    ) AS page GROUP BY state";
+
+/// The same of schedules.
+pub const COUNT_SCHEDULES: &str = "
+    SELECT 'active', count(*), max(id) FROM (
+        SELECT id FROM schedules WHERE id > $1 ORDER BY id LIMIT $2
+    ) AS page HAVING count(*) > 0";
+
 /// Unblocks enqueued by $1, oldest first, at most $2.
 pub const STALE_UNBLOCKS: &str = "
     SELECT promise_id, address FROM listeners

@@ -20,9 +20,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::SqlitePool;
-use sqlx::sqlite::{SqliteArguments, SqlitePoolOptions, SqliteRow};
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqlitePoolOptions, SqliteRow};
+use sqlx::{Connection, Sqlite, SqlitePool};
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::Instant;
 
 use crate::machine::object::Object;
 use crate::protocol::record::{Id, Millis, Promise, Schedule, Tags};
@@ -30,10 +32,11 @@ use crate::protocol::record::{Id, Millis, Promise, Schedule, Tags};
 use super::columns;
 use super::rows::{self, json, limit};
 use super::{
-    Changes, Deadline, Dump, Loaded, MessageKind, Need, Outline, OutlinePage, PromisePage,
-    QueueCursor, Queues, Result, SchedulePage, Store, TaskPage, Transaction, Waiting, WaitingCount,
-    WaitingKind,
+    Changes, Deadline, Dump, Kind, Loaded, MessageKind, Need, Outline, OutlinePage, Pool,
+    PromisePage, QueueCursor, Queues, Result, SchedulePage, StateCounts, Store, TaskPage,
+    Transaction, Waiting, WaitingCount, WaitingKind,
 };
+use crate::telemetry::metrics::METRICS;
 use cache::Cache;
 use error::classify;
 use file::LockFile;
@@ -56,6 +59,9 @@ const READERS_MAX: u32 = 4;
 /// still waits for it or not.
 const SEARCHERS_MAX: u32 = 2;
 
+/// As metrics name the connection that writes.
+const WRITER: &str = "writer";
+
 /// How long a read waits for one of the connections.
 const READER_WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -63,8 +69,8 @@ const READER_WAIT_MAX: Duration = Duration::from_secs(5);
 pub struct SqliteStore {
     writer: Mutex<Writer>,
     cache: Arc<Cache>,
-    readers: SqlitePool,
-    searchers: SqlitePool,
+    readers: Readers,
+    searchers: Readers,
     lock: LockFile,
 }
 
@@ -81,19 +87,10 @@ impl SqliteStore {
             options,
             connection,
         } = file::open(path, durability).await?;
-        let pool = |connections| {
-            SqlitePoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(READER_WAIT_MAX)
-                .idle_timeout(None)
-                .max_lifetime(None)
-                .test_before_acquire(false)
-                .connect_lazy_with(file::reader_options(&options))
-        };
         let cache = Arc::new(Cache::new(cache_bytes));
         Ok(SqliteStore {
-            readers: pool(READERS_MAX),
-            searchers: pool(SEARCHERS_MAX),
+            readers: Readers::new("readers", READERS_MAX, &options),
+            searchers: Readers::new("searchers", SEARCHERS_MAX, &options),
             writer: Mutex::new(Writer::new(options, connection, cache.clone())),
             cache,
             lock,
@@ -104,30 +101,66 @@ impl SqliteStore {
     async fn all<T>(
         &self,
         query: Query<'_>,
-        decode: fn(&SqliteRow) -> Result<T>,
+        decode: impl Fn(&SqliteRow) -> Result<T>,
     ) -> Result<Vec<T>> {
-        all(&self.readers, query, decode).await
+        self.readers.all(query, decode).await
     }
 
     /// Runs a query that may look at every row.
     async fn search<T>(
         &self,
         query: Query<'_>,
-        decode: fn(&SqliteRow) -> Result<T>,
+        decode: impl Fn(&SqliteRow) -> Result<T>,
     ) -> Result<Vec<T>> {
-        all(&self.searchers, query, decode).await
+        self.searchers.all(query, decode).await
     }
 }
 
-type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, SqliteArguments>;
+type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
 
-async fn all<T>(
-    pool: &SqlitePool,
-    query: Query<'_>,
-    decode: fn(&SqliteRow) -> Result<T>,
-) -> Result<Vec<T>> {
-    let rows = query.fetch_all(pool).await;
-    rows.map_err(|e| classify(&e))?.iter().map(decode).collect()
+/// Read-only connections.
+struct Readers {
+    name: &'static str,
+    pool: SqlitePool,
+}
+
+impl Readers {
+    fn new(name: &'static str, connections_max: u32, options: &SqliteConnectOptions) -> Self {
+        let pool = SqlitePoolOptions::new()
+            .max_connections(connections_max)
+            .acquire_timeout(READER_WAIT_MAX)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            .connect_lazy_with(file::reader_options(options));
+        Readers { name, pool }
+    }
+
+    async fn connection(&self) -> Result<PoolConnection<Sqlite>> {
+        let began = Instant::now();
+        let connection = self.pool.acquire().await;
+        METRICS.storage_wait(self.name, began.elapsed());
+        connection.map_err(|e| classify(&e))
+    }
+
+    async fn all<T>(
+        &self,
+        query: Query<'_>,
+        decode: impl Fn(&SqliteRow) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let mut connection = self.connection().await?;
+        let rows = query.fetch_all(&mut *connection).await;
+        rows.map_err(|e| classify(&e))?.iter().map(decode).collect()
+    }
+
+    fn in_use(&self) -> Pool {
+        let size = usize::try_from(self.pool.size()).unwrap_or(usize::MAX);
+        Pool {
+            name: self.name,
+            used: size.saturating_sub(self.pool.num_idle()),
+            max: usize::try_from(self.pool.options().get_max_connections()).unwrap_or(usize::MAX),
+        }
+    }
 }
 
 /// The argument of a statement that takes ids.
@@ -159,7 +192,9 @@ impl Transaction for SqliteTransaction<'_> {
 #[async_trait]
 impl Store for SqliteStore {
     async fn begin(&self) -> Result<Box<dyn Transaction + '_>> {
+        let began = Instant::now();
         let writer = self.writer.lock().await;
+        METRICS.storage_wait(WRITER, began.elapsed());
         Ok(Box::new(SqliteTransaction { writer }))
     }
 
@@ -297,6 +332,35 @@ impl Store for SqliteStore {
         Ok(rows::counted(executes, unblocks))
     }
 
+    async fn count_by_state(
+        &self,
+        kind: Kind,
+        after: Option<&str>,
+        rows: usize,
+    ) -> Result<StateCounts> {
+        let statement = match kind {
+            Kind::Promise => sql::COUNT_PROMISES,
+            Kind::Task => sql::COUNT_TASKS,
+            Kind::Schedule => sql::COUNT_SCHEDULES,
+        };
+        let page = sqlx::query(statement)
+            .bind(after.unwrap_or_default())
+            .bind(limit(rows));
+        let counts = self
+            .all(page, |row| columns::state_count(row, kind))
+            .await?;
+        Ok(rows::state_counts(counts))
+    }
+
+    fn pools(&self) -> Vec<Pool> {
+        let writer = Pool {
+            name: WRITER,
+            used: usize::from(self.writer.try_lock().is_err()),
+            max: 1,
+        };
+        vec![writer, self.readers.in_use(), self.searchers.in_use()]
+    }
+
     async fn stale_unblocks(&self, before: Millis, rows: usize) -> Result<Vec<(Id, Id)>> {
         let query = sqlx::query(sql::STALE_UNBLOCKS)
             .bind(before)
@@ -305,7 +369,8 @@ impl Store for SqliteStore {
     }
 
     async fn dump(&self) -> Result<Dump> {
-        let mut snapshot = self.readers.begin().await.map_err(|e| classify(&e))?;
+        let mut connection = self.readers.connection().await?;
+        let mut snapshot = connection.begin().await.map_err(|e| classify(&e))?;
         let objects = sqlx::query(sql::DUMP_OBJECTS).fetch_all(&mut *snapshot);
         let objects = objects.await.map_err(|e| classify(&e))?;
         let schedules = sqlx::query(sql::DUMP_SCHEDULES).fetch_all(&mut *snapshot);
@@ -327,14 +392,15 @@ impl Store for SqliteStore {
     async fn ping(&self) -> Result<()> {
         // Unlike a bare `SELECT 1`, this reads the file.
         let query = sqlx::query("SELECT 1 FROM sqlite_schema LIMIT 1");
-        let answer = query.execute(&self.readers).await;
+        let mut connection = self.readers.connection().await?;
+        let answer = query.execute(&mut *connection).await;
         answer.map(drop).map_err(|e| classify(&e))
     }
 
     async fn close(&self) {
         // Readers first: the log cannot be truncated under them.
-        self.readers.close().await;
-        self.searchers.close().await;
+        self.readers.pool.close().await;
+        self.searchers.pool.close().await;
         self.writer.lock().await.close().await;
         self.lock.release();
     }

@@ -78,7 +78,7 @@ async fn searches_do_not_keep_other_reads_waiting() {
     insert(&store, &["a"]).await.unwrap();
     let mut busy = Vec::new();
     for _ in 0..SEARCHERS_MAX {
-        busy.push(store.searchers.acquire().await.unwrap());
+        busy.push(store.searchers.pool.acquire().await.unwrap());
     }
     assert_eq!(store.read(&["a".into()]).await.unwrap().len(), 1);
     store.ping().await.unwrap();
@@ -170,7 +170,7 @@ async fn what_is_not_our_database_is_refused_untouched() {
     );
     assert_eq!(std::fs::read_to_string(path("garbage")).unwrap(), garbage);
 
-    let options = sqlx::sqlite::SqliteConnectOptions::new();
+    let options = SqliteConnectOptions::new();
     let options = options.filename(path("other")).create_if_missing(true);
     let mut connection = options.connect().await.unwrap();
     let create = sqlx::raw_sql("CREATE TABLE music (title TEXT)");

@@ -48,6 +48,7 @@ macro_rules! behaviours {
             messages_not_yet_offered_do_not_wait,
             queues_that_messages_wait_in_are_found,
             waiting_messages_are_counted_by_address,
+            states_are_counted_in_pages,
             stale_unblocks_are_found_by_age,
             branches_load_their_members,
             processes_load_what_they_hold,

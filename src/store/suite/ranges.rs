@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::store::{
-    Deadline, DeadlineKey, MessageKind, PromisePage, QueueCursor, Queues, SchedulePage, TaskPage,
-    Waiting, WaitingCount, WaitingKind,
+    Deadline, DeadlineKey, Kind, MessageKind, PromisePage, QueueCursor, Queues, SchedulePage,
+    TaskPage, Waiting, WaitingCount, WaitingKind,
 };
 
 pub(super) fn first(limit: usize) -> PromisePage {
@@ -331,6 +331,44 @@ pub(crate) async fn waiting_messages_are_counted_by_address(store: &dyn Store) {
             .unwrap()
             .is_empty()
     );
+}
+
+pub(crate) async fn states_are_counted_in_pages(store: &dyn Store) {
+    let mut settled = plain("b");
+    settled.promise.state = PromiseState::Resolved;
+    settled.promise.settled_at = Some(3);
+    let objects = [
+        plain("a"),
+        settled,
+        pending("c", "bash:///w", 5),
+        acquired("d", "p", 9),
+        plain("e"),
+    ];
+    insert(store, objects).await;
+    put_schedules(store, [schedule("s", 5), schedule("t", 5)]).await;
+    let page = async |kind, after, limit| {
+        let page = store.count_by_state(kind, after, limit).await.unwrap();
+        let count = |(state, count)| format!("{state} {count}");
+        let counts: Vec<String> = page.by_state.into_iter().map(count).collect();
+        (
+            counts.join(", "),
+            page.last.map_or(String::new(), |last| last.to_string()),
+        )
+    };
+    let expect = |counts: &str, last: &str| (counts.to_owned(), last.to_owned());
+    let all = page(Kind::Promise, None, 10).await;
+    assert_eq!(all, expect("pending 4, resolved 1", "e"));
+    let first = page(Kind::Promise, None, 2).await;
+    assert_eq!(first, expect("pending 1, resolved 1", "b"));
+    let rest = page(Kind::Promise, Some("b"), 10).await;
+    assert_eq!(rest, expect("pending 3", "e"));
+    let tasks = page(Kind::Task, None, 10).await;
+    assert_eq!(tasks, expect("acquired 1, pending 1", "d"));
+    let schedules = page(Kind::Schedule, Some("s"), 10).await;
+    assert_eq!(schedules, expect("active 1", "t"));
+    for kind in Kind::ALL {
+        assert_eq!(page(kind, Some("x"), 10).await, expect("", ""));
+    }
 }
 
 async fn offer_at_of(store: &dyn Store, name: &str) -> Millis {

@@ -147,6 +147,11 @@ impl Hub {
         self.lock().table.linked()
     }
 
+    /// How many of each group.
+    pub fn groups(&self) -> Vec<(String, usize)> {
+        self.lock().table.groups()
+    }
+
     /// Every queue that somebody is connected for.
     pub fn listened_queues(&self) -> Vec<Id> {
         self.lock().table.listened()

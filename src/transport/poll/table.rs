@@ -105,6 +105,14 @@ impl Table {
         self.linked
     }
 
+    /// How many there are of each group.
+    pub fn groups(&self) -> Vec<(String, usize)> {
+        let groups = self.groups.iter();
+        groups
+            .map(|(group, of_it)| (group.to_string(), of_it.members.len()))
+            .collect()
+    }
+
     /// Whether a linked connection serves the queue.
     pub fn is_listened(&self, queue: &str) -> bool {
         self.queues.contains_key(queue)
