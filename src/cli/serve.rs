@@ -10,6 +10,8 @@ use figment::value::Value;
 
 use crate::config::{Flag, keys};
 
+mod retention;
+
 /// The flags that were given.
 #[derive(Args)]
 pub(super) struct Flags {
@@ -31,7 +33,7 @@ pub(super) struct Flags {
     #[command(flatten)]
     timing: TimingFlags,
     #[command(flatten)]
-    retention: RetentionFlags,
+    retention: retention::RetentionFlags,
     #[command(flatten)]
     transports: TransportFlags,
     #[command(flatten)]
@@ -194,28 +196,6 @@ struct TimingFlags {
     /// Age at which an undelivered unblock message is given up, in milliseconds
     #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     messages_unblock_ttl: Option<i64>,
-}
-
-#[derive(Args)]
-#[command(next_help_heading = "Retention")]
-struct RetentionFlags {
-    /// For how long a tree of promises is kept after the last of them has settled, in milliseconds; 0: for
-    /// ever
-    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
-    retention_after: Option<i64>,
-    /// For how long trees are kept whose root has a tag, instead of --retention-after: milliseconds, a
-    /// space, tag=value; repeatable
-    #[arg(long, value_name = "RULE")]
-    retention_rule: Option<Vec<String>>,
-    /// Promises deleted in one transaction, at most 1000
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    retention_batch_size: Option<i64>,
-    /// Promises deleted in a second, at most
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    retention_rate: Option<i64>,
-    /// Pause between two walks over all promises, in milliseconds
-    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
-    retention_interval: Option<i64>,
 }
 
 #[derive(Args)]
@@ -448,16 +428,6 @@ impl TimingFlags {
         given.add("messages.poll_interval", self.messages_poll_interval);
         given.add("messages.batch_size", self.messages_batch_size);
         given.add("messages.unblock_ttl", self.messages_unblock_ttl);
-    }
-}
-
-impl RetentionFlags {
-    fn given(self, given: &mut Given) {
-        given.add("retention.after", self.retention_after);
-        given.add("retention.rules", self.retention_rule);
-        given.add("retention.batch_size", self.retention_batch_size);
-        given.add("retention.rate", self.retention_rate);
-        given.add("retention.interval", self.retention_interval);
     }
 }
 

@@ -15,15 +15,16 @@ use async_trait::async_trait;
 
 use crate::machine::object::Object;
 use crate::protocol::address::queue_of;
-use crate::protocol::lineage;
-use crate::protocol::record::{Id, Millis, Promise, PromiseState, Schedule, TaskState, Value};
+use crate::protocol::record::{Id, Millis, Promise, PromiseState, Schedule, TaskState};
 
 use super::rows::{counted, state_counts};
 use super::{
     Changes, Deadline, DeadlineKey, Dump, Error, Kind, Loaded, MessageKind, Need, Outline,
     OutlinePage, PromisePage, QueueCursor, Queues, Result, SchedulePage, StateCounts, Store,
-    TREES_MAX, TaskPage, Transaction, Waiting, WaitingCount, WaitingKind,
+    TaskPage, Transaction, Waiting, WaitingCount, WaitingKind,
 };
+
+mod walks;
 
 /// A store in memory.
 #[derive(Debug, Default)]
@@ -196,19 +197,8 @@ impl State {
         for pid in &need.pids {
             ids.extend(members(&self.pids, pid));
         }
-        let mut in_trees = Vec::new();
-        for root in &need.trees {
-            for (from, until) in lineage::ranges(root) {
-                let range = self
-                    .objects
-                    .range::<str, _>((Bound::Included(&*from), Bound::Excluded(&*until)));
-                in_trees.extend(range.map(|(id, _)| id));
-            }
-        }
-        let are_trees_cut = in_trees.len() > TREES_MAX;
-        if !are_trees_cut {
-            ids.extend(in_trees);
-        }
+        let (in_trees, are_trees_cut) = self.ids_of_trees(need);
+        ids.extend(in_trees);
         let found = |id: &Id| self.objects.get(id).cloned();
         Loaded {
             objects: ids.into_iter().filter_map(found).collect(),
@@ -427,47 +417,11 @@ impl Store for MemoryStore {
     }
 
     async fn outlines(&self, page: &OutlinePage) -> Result<Vec<Outline>> {
-        let state = self.read_state();
-        let is_before_end = |promise: &&Promise| match &page.until {
-            Some(until) => *promise.id < **until,
-            None => true,
-        };
-        let is_after = |id: &Id| page.after.as_ref().is_none_or(|after| id > after);
-        let after = page.after.as_deref().unwrap_or_default();
-        let start = Bound::Included(after.max(&page.from));
-        let objects = state.objects.range::<str, _>((start, Bound::Unbounded));
-        Ok(objects
-            .map(|(_, object)| object)
-            .take_while(|object| is_before_end(&&object.promise))
-            .filter(|object| is_after(&object.promise.id))
-            .take(page.limit)
-            .map(|object| Outline {
-                promise: Promise {
-                    value: Value::empty(),
-                    param: Value::empty(),
-                    ..object.promise.clone()
-                },
-                resumes: object
-                    .task
-                    .iter()
-                    .flat_map(|task| task.resumes.clone())
-                    .collect(),
-            })
-            .collect())
+        Ok(self.read_state().outlines(page))
     }
 
     async fn callbacks(&self, after: Option<&(Id, Id)>, limit: usize) -> Result<Vec<(Id, Id)>> {
-        let state = self.read_state();
-        let start = after.map_or("", |(awaited, _)| awaited);
-        let objects = state
-            .objects
-            .range::<str, _>((Bound::Included(start), Bound::Unbounded));
-        let pairs = objects.flat_map(|(id, object)| {
-            let awaiters = object.callbacks.iter();
-            awaiters.map(|awaiter| (id.clone(), awaiter.clone()))
-        });
-        let is_after = |pair: &(Id, Id)| after.is_none_or(|after| pair > after);
-        Ok(pairs.filter(is_after).take(limit).collect())
+        Ok(self.read_state().callbacks(after, limit))
     }
 
     async fn tasks(&self, page: &TaskPage) -> Result<Vec<Object>> {
