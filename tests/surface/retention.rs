@@ -205,8 +205,9 @@ fn trees_by_tag_go_where_the_others_stay() {
 
 #[test]
 fn it_waits_while_background_work_is_paused() {
-    let more = ["--retention-after", "1", "--retention-interval", "1"];
-    let server = Server::controlled_with(&more);
+    let quick = ["--retention-after", "1", "--retention-interval", "1"];
+    let server = Server::single_with(&[&["--debug"], &quick[..]].concat());
+    server.ok("debug.start", json!({}));
     let client = server.at(1_000);
     client.create("p", 2_000, json!({}));
     client.settle("p", "resolved");
