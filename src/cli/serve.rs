@@ -10,6 +10,8 @@ use figment::value::Value;
 
 use crate::config::{Flag, keys};
 
+mod retention;
+
 /// The flags that were given.
 #[derive(Args, Default)]
 pub(super) struct Flags {
@@ -30,6 +32,8 @@ pub(super) struct Flags {
     storage: StorageFlags,
     #[command(flatten)]
     timing: TimingFlags,
+    #[command(flatten)]
+    retention: retention::RetentionFlags,
     #[command(flatten)]
     transports: TransportFlags,
     #[command(flatten)]
@@ -357,6 +361,7 @@ impl Flags {
         self.limits.given(&mut given);
         self.storage.given(&mut given);
         self.timing.given(&mut given);
+        self.retention.given(&mut given);
         self.transports.given(&mut given);
         self.observability.given(&mut given);
         given.0
