@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     let invocation = match parse_and_load() {
         Ok(Action::Serve(invocation)) => invocation,
         Ok(Action::Run(job)) => return job.run(),
+        Ok(Action::RunLocally(job)) => return job.run(),
         Ok(Action::Complete(shell)) => return cli::complete(shell),
         // Explained to the user already.
         Err(code) => return code,

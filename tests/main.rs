@@ -42,10 +42,12 @@ mod harness {
 mod cli {
     mod connection;
     mod docs;
+    mod doctor;
     mod failures;
     mod fake;
     mod mcp;
     mod mcp_listen;
+    mod moving;
     mod requests;
     mod targets;
     mod terminal;
@@ -108,7 +110,7 @@ mod sim;
 
 mod storage {
     mod connection;
-    mod content;
+    pub mod content;
     mod crash;
     mod database;
     mod deliveries;

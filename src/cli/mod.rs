@@ -1,4 +1,5 @@
-//! The command line: `serve` and `dev` start a server, everything else is a client of one.
+//! The command line: `serve` and `dev` start a server, `backup`, `export`, `import` and `doctor` look at
+//! what one would use, everything else is a client of one.
 //!
 //! Usage errors are clap's: usage text on standard error, exit code 2. A bad configuration is one
 //! line, `Fatal: Configuration error: …`, exit code 1; so is what a client command failed at, `Error: …`.
@@ -14,15 +15,22 @@ use clap_complete::Shell;
 use crate::config::{self, Config, Environment, Flag, Layers, Loaded, keys};
 use crate::telemetry::logging;
 
+mod backup;
 mod banner;
+mod bar;
+mod doctor;
 mod duration;
 mod examples;
+mod export;
 mod graph;
+mod import;
 mod input;
 mod interrupt;
 mod invoke;
 mod job;
+mod local;
 mod mcp;
+mod outfile;
 mod output;
 mod page;
 mod progress;
@@ -37,6 +45,7 @@ mod wait;
 
 pub use self::banner::show as show_banner;
 pub use self::job::Job;
+pub use self::local::LocalJob;
 
 #[cfg(test)]
 mod tests;
@@ -46,7 +55,8 @@ const RUST_LOG: &str = "RUST_LOG";
 /// Durable promises, tasks and schedules over HTTP
 ///
 /// `resonate dev` starts a server to try things out on, `resonate serve` one that keeps what it is told.
-/// All other commands are clients of a server.
+/// `backup`, `export`, `import` and `doctor` work on what a server would use, without one. All other
+/// commands are clients of a server.
 #[derive(Parser)]
 #[command(
     name = "resonate",
@@ -78,6 +88,8 @@ enum Command {
     Dev(Box<serve::Flags>),
     #[command(flatten)]
     Client(job::Command),
+    #[command(flatten)]
+    Local(local::Command),
     /// Prints a script that completes commands and flags in a shell
     #[command(after_long_help = examples::COMPLETIONS)]
     Completions {
@@ -93,6 +105,8 @@ pub enum Action {
     Serve(Box<Invocation>),
     /// To speak to one.
     Run(Box<Job>),
+    /// To do something without one.
+    RunLocally(Box<LocalJob>),
     /// To print completions.
     Complete(Shell),
 }
@@ -205,6 +219,11 @@ fn load<A: Into<OsString> + Clone>(
             let job = Job::new(command, cli.flags, environment);
             return Ok(Action::Run(Box::new(job)));
         }
+        Command::Local(command) => {
+            refuse(&cli.flags)?;
+            let job = LocalJob::new(command, file, environment);
+            return Ok(Action::RunLocally(Box::new(job)));
+        }
         Command::Completions { shell } => {
             refuse(&cli.flags)?;
             return Ok(Action::Complete(shell));
@@ -284,7 +303,8 @@ fn command() -> clap::Command {
     let command = command.mut_subcommand("mcp", |command| {
         command.mut_arg("output", |argument| argument.hide(true))
     });
-    ["serve", "dev"].into_iter().fold(command, |command, name| {
+    let with_settings = ["serve", "dev", "backup", "export", "import", "doctor"];
+    with_settings.into_iter().fold(command, |command, name| {
         command.mut_subcommand(name, |command| serve::with_defaults(command, name == "dev"))
     })
 }

@@ -11,7 +11,7 @@ use figment::value::Value;
 use crate::config::{Flag, keys};
 
 /// The flags that were given.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub(super) struct Flags {
     /// Log level: trace, debug, info, warn, error, off, or a filter such as `info,resonate=debug`
     #[arg(long, value_name = "LEVEL")]
@@ -36,7 +36,7 @@ pub(super) struct Flags {
     observability: ObservabilityFlags,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 #[command(next_help_heading = "Server")]
 struct ServerFlags {
     /// Host name in the default of --server-url
@@ -93,7 +93,7 @@ struct ServerFlags {
     server_cors_allow_origin: Option<Vec<String>>,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 #[command(next_help_heading = "Authentication")]
 struct AuthFlags {
     /// PEM file with the public keys that tokens are signed with: RSA, EC (P-256, P-384) or Ed25519.
@@ -114,7 +114,7 @@ struct AuthFlags {
     auth_refresh_interval: Option<i64>,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 #[command(next_help_heading = "Limits")]
 struct LimitFlags {
     /// Longest id, in bytes
@@ -146,9 +146,9 @@ struct LimitFlags {
     limits_rate_burst: Option<i64>,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 #[command(next_help_heading = "Storage")]
-struct StorageFlags {
+pub(super) struct StorageFlags {
     /// Where promises are kept: sqlite or postgres
     #[arg(long, value_name = "TYPE")]
     storage_type: Option<String>,
@@ -171,7 +171,7 @@ struct StorageFlags {
     storage_postgres_pool_size: Option<i64>,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 #[command(next_help_heading = "Tasks, timeouts and messages")]
 struct TimingFlags {
     /// Lease of tasks that the server itself runs, in milliseconds; workers bring their own
@@ -194,7 +194,7 @@ struct TimingFlags {
     messages_unblock_ttl: Option<i64>,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 #[command(next_help_heading = "Transports")]
 struct TransportFlags {
     /// Deliver to http:// and https:// addresses
@@ -234,7 +234,7 @@ struct TransportFlags {
     bash_exec: BashExecFlags,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 struct PushTargetFlags {
     /// Where pushes may go, if not anywhere: a host, `*.example.com`, an address, a network,
     /// `<loopback>`, `<metadata>` or `<private>`; repeatable
@@ -245,7 +245,7 @@ struct PushTargetFlags {
     transports_http_push_deny: Option<Vec<String>>,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 struct PushAuthFlags {
     /// By what workers know who pushes: none, bearer (--transports-http-push-auth-token) or gcp (an
     /// OIDC ID token, through Application Default Credentials)
@@ -262,7 +262,7 @@ struct PushAuthFlags {
     transports_http_push_auth_header: Option<String>,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 struct GcpsFlags {
     /// Deliver to gcps:// addresses: topics of GCP Pub/Sub
     #[arg(long, value_name = "BOOL")]
@@ -278,7 +278,7 @@ struct GcpsFlags {
     transports_gcps_timeout: Option<i64>,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 struct BashExecFlags {
     /// Run scripts for tasks with bash:// addresses, as the user of the server
     #[arg(long, value_name = "BOOL")]
@@ -294,7 +294,7 @@ struct BashExecFlags {
     transports_bash_exec_working_dir: Option<String>,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 #[command(next_help_heading = "Observability")]
 struct ObservabilityFlags {
     /// Port of the metrics endpoint, 0 to 65535; 0 is off
@@ -421,6 +421,13 @@ impl LimitFlags {
 }
 
 impl StorageFlags {
+    /// The flags that were given, by key.
+    pub(super) fn into_flags(self) -> Vec<Flag> {
+        let mut given = Given(Vec::new());
+        self.given(&mut given);
+        given.0
+    }
+
     fn given(self, given: &mut Given) {
         given.add("storage.type", self.storage_type);
         given.add("storage.sqlite.path", self.storage_sqlite_path);

@@ -15,6 +15,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 mod auth;
+mod effective;
 mod environment;
 mod file;
 pub mod keys;
@@ -36,7 +37,8 @@ mod tests;
 #[cfg(test)]
 pub(crate) use tests::reference::comments as reference_comments;
 
-pub use auth::{Auth, AuthMode, Jwks};
+pub use auth::{Auth, AuthMode, Jwks, is_loopback};
+pub use effective::{Effective, Setting, effective};
 pub use environment::Environment;
 pub use limits::Limits;
 pub use load::load;

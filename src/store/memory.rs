@@ -24,6 +24,8 @@ use super::{
     WaitingCount, WaitingKind,
 };
 
+mod transfer;
+
 /// A store in memory.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
@@ -564,6 +566,11 @@ mod tests {
     }
 
     crate::store::suite::behaviours!(open);
+    crate::store::suite::moves!(place);
+
+    async fn place() -> std::sync::Arc<super::MemoryStore> {
+        std::sync::Arc::default()
+    }
 
     #[tokio::test]
     async fn indexes_are_empty_once_nothing_wants_a_step() {

@@ -7,8 +7,10 @@
 //! ```text
 //!   lanes:  begin -> load* -> commit        as many transactions at once as there are lanes
 //!   reads:  read, promises, tasks, due …    committed state only, any number at once
+//!   moves:  Snapshot, Fill                  all of it, without a server ([`transfer`], [`archive`])
 //! ```
 
+pub mod archive;
 pub mod bus;
 mod columns;
 mod guesses;
@@ -20,6 +22,7 @@ pub mod rows;
 pub mod sqlite;
 #[cfg(test)]
 pub(crate) mod suite;
+pub mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

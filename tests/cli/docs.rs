@@ -189,9 +189,12 @@ fn section(help: &Help, shell: &Shell) -> String {
     if help.name == "resonate dev" {
         return text + "Its flags are those of `serve`.\n\n";
     }
+    if help.name == "resonate doctor" {
+        return text + "Its flags are those of `serve`, and `--output`.\n\n";
+    }
     text += &format!("```text\n{}\n```\n\n", help.usage);
     if help.name == "resonate" {
-        text += "All commands but `serve`, `dev` and `completions` have these flags (`mcp` has no `--output`); they may \
+        text += "Commands that speak to a server have these flags (`mcp` has no `--output`); they may \
                  stand before the command, after it, and after the subcommand:\n\n";
         text += &format!("```text\n{}\n```\n\n", help.connection);
     }

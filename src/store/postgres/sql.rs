@@ -240,6 +240,16 @@ pub const DUMP_SCHEDULES: &str = concat!(
     " FROM schedules AS s ORDER BY s.id"
 );
 
+/// Keeps everybody else out until the end of the transaction.
+pub const LOCK_TABLES: &str = "
+    LOCK TABLE promises, tasks, callbacks, listeners, schedules IN ACCESS EXCLUSIVE MODE";
+
+/// How many rows each table has, in the order of [`crate::store::transfer::Counts`].
+pub const COUNTS: &str = "
+    SELECT (SELECT count(*) FROM promises), (SELECT count(*) FROM tasks),
+        (SELECT count(*) FROM callbacks), (SELECT count(*) FROM listeners),
+        (SELECT count(*) FROM schedules)";
+
 /// Deletes everything. Not `TRUNCATE`: readers go on seeing what was there when they began.
 pub const RESET: &str = "
     WITH c AS (DELETE FROM callbacks), l AS (DELETE FROM listeners), t AS (DELETE FROM tasks),

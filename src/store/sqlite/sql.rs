@@ -244,6 +244,12 @@ pub const DUMP_SCHEDULES: &str = concat!(
     " FROM schedules AS s ORDER BY s.id"
 );
 
+/// How many rows each table has, in the order of [`crate::store::transfer::Counts`].
+pub const COUNTS: &str = "
+    SELECT (SELECT count(*) FROM promises), (SELECT count(*) FROM tasks),
+        (SELECT count(*) FROM callbacks), (SELECT count(*) FROM listeners),
+        (SELECT count(*) FROM schedules)";
+
 /// Deletes everything, referring tables first.
 pub const RESET: [&str; 5] = [
     "DELETE FROM callbacks",

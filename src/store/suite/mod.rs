@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   behaviours!(open);      // async fn open() -> (impl Store, whatever must outlive it)
+//!   moves!(place);          // async fn place() -> impl Place
 //! ```
 
 use std::sync::Arc;
@@ -16,10 +17,12 @@ use crate::protocol::trace::Trace;
 mod ranges;
 mod records;
 mod transactions;
+mod transfer;
 
 pub(crate) use ranges::*;
 pub(crate) use records::*;
 pub(crate) use transactions::*;
+pub(crate) use transfer::*;
 
 /// Declares one test per behaviour.
 macro_rules! behaviours {
