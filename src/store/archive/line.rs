@@ -5,6 +5,7 @@
 //! add it here, optional and left out while it is not set: then older archives stay readable.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,7 @@ use crate::machine::object::{Listener, Object, Task};
 use crate::protocol::record::{
     Id, Millis, Promise, PromiseState, Schedule, Tags, TaskState, Value,
 };
+use crate::protocol::trace::Trace;
 use crate::store::transfer::Counts;
 
 /// One line, by its only member.
@@ -66,6 +68,9 @@ pub struct PromiseLine {
     value: Value,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     task: Option<TaskLine>,
+    /// Of the task: with its tracestate after a space.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    traceparent: Option<Arc<Trace>>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     callbacks: BTreeSet<Id>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -141,6 +146,7 @@ impl From<&Object> for PromiseLine {
             callbacks,
             listeners,
             task,
+            trace,
         } = object;
         let Promise {
             id,
@@ -164,6 +170,7 @@ impl From<&Object> for PromiseLine {
             param: param.clone(),
             value: value.clone(),
             task: task.as_ref().map(TaskLine::from),
+            traceparent: trace.clone(),
             callbacks: callbacks.clone(),
             listeners: listeners
                 .map(|(address, listener)| (address.clone(), ListenerLine::from(listener)))
@@ -193,6 +200,7 @@ impl From<PromiseLine> for Object {
                 .map(|(address, listener)| (address, listener.into()))
                 .collect(),
             task: line.task.map(Task::from),
+            trace: line.traceparent,
         }
     }
 }

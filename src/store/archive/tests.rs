@@ -229,11 +229,11 @@ fn the_line_that_is_wrong_is_named() {
         "line 1 of the archive: the archive has version 2; this resonate reads versions up to 1",
     );
     expect_refused(
-        &with(3, "\"armed\"", "\"traceparent\":\"00\",\"armed\""),
-        "line 3 of the archive: unknown field `traceparent`",
+        &with(3, "\"armed\"", "\"later\":\"00\",\"armed\""),
+        "line 3 of the archive: unknown field `later`",
     );
     expect_refused(
-        &with(3, "\"armed\"", "\"traceparent\":\"00\",\"armed\""),
+        &with(3, "\"armed\"", "\"later\":\"00\",\"armed\""),
         "a newer resonate",
     );
     expect_refused(&with(4, "{", "["), "line 4 of the archive: ");
