@@ -3,6 +3,7 @@
 //! - `cli`: the command line, against the real server, in pipes and on terminals.
 //! - `protocol`, `surface`, `storage`: the real server, spoken to over HTTP as workers and clients do.
 //! - `cluster`: several real servers on one database, which die, and whose database dies.
+//! - `docs`: every block of the documentation, carried out or read.
 //! - `fuzz`: whatever bytes there may be, to everything that reads bytes from outside.
 //! - `model`: random histories through the state machine and the stores, against an oracle.
 //! - `sim`: the whole server in simulated time, by seed: faults of storage, network, workers and processes.
@@ -26,6 +27,7 @@ mod harness {
     pub mod issuer;
     pub mod jwks;
     pub mod mcp;
+    pub mod openapi;
     pub mod postgres;
     pub mod process;
     pub mod proxy;
@@ -41,7 +43,7 @@ mod harness {
 
 mod cli {
     mod connection;
-    mod docs;
+    pub mod docs;
     mod doctor;
     mod failures;
     mod fake;
@@ -67,6 +69,13 @@ mod cluster {
     mod scripts;
     mod stored;
     mod worker;
+}
+
+mod docs {
+    mod blocks;
+    mod configuration;
+    mod links;
+    mod walk;
 }
 
 mod fuzz;
@@ -141,6 +150,7 @@ mod surface {
     mod logs;
     mod malformed;
     pub mod metrics;
+    mod openapi;
     mod push;
     mod push_auth;
     mod push_targets;
@@ -168,6 +178,7 @@ fn no_file_is_forgotten() {
         ("harness", block("harness")),
         ("cli", block("cli")),
         ("cluster", block("cluster")),
+        ("docs", block("docs")),
         ("protocol", block("protocol")),
         ("storage", block("storage")),
         ("surface", block("surface")),

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use console::style;
 
 use super::session::{Failure, Flags, Session, Settings};
-use super::{RUST_LOG, examples, invoke, mcp, output, promises, schedules};
+use super::{RUST_LOG, examples, health, invoke, mcp, output, promises, schedules};
 use super::{targets, tasks, tree};
 use crate::config::Environment;
 
@@ -43,6 +43,12 @@ pub(super) enum Command {
     /// oldest waits, and what keeps it from being received.
     #[command(after_long_help = examples::TARGETS)]
     Targets(targets::Command),
+    /// Asks whether the server is up
+    ///
+    /// Prints `ok`, or says what is wrong and exits with 1: for health checks where there is no other
+    /// HTTP client, as in the container image.
+    #[command(after_long_help = examples::HEALTH)]
+    Health(health::Command),
     /// Serves MCP clients on standard input and output
     ///
     /// A Model Context Protocol server, with tools that create, settle and find promises, listen to
@@ -70,6 +76,7 @@ impl Job {
             Command::Schedules(group) => &group.flags,
             Command::Tree(tree) => &tree.flags,
             Command::Targets(targets) => &targets.flags,
+            Command::Health(health) => &health.flags,
             Command::Mcp(mcp) => &mcp.flags,
         };
         let settings = Settings::new(flags.clone().or(outer), environment);
@@ -104,6 +111,7 @@ impl Job {
             Command::Schedules(group) => group.command.run(&session).await,
             Command::Tree(command) => command.run(&session).await,
             Command::Targets(command) => command.run(&session).await,
+            Command::Health(command) => command.run(&session).await,
             Command::Mcp(_) => mcp::run(session, self.rust_log.as_deref()).await,
         }
     }

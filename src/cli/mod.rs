@@ -23,6 +23,7 @@ mod duration;
 mod examples;
 mod export;
 mod graph;
+mod health;
 mod import;
 mod input;
 mod interrupt;

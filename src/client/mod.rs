@@ -214,6 +214,16 @@ impl Client {
             .map_err(|error| Error::NotJson(format!("{error} (HTTP {http_status})")))
     }
 
+    /// Asks for what is below the server's URL at `path`, where only the status says something.
+    pub async fn probe(&self, path: &str) -> Result<(), Error> {
+        let sent = self.http.get(self.below(&[path])).send().await;
+        let response = sent.map_err(|error| self.lost(&error))?;
+        if response.status().is_success() {
+            return Ok(());
+        }
+        Err(refusal(response).await)
+    }
+
     /// A URL below the server's.
     fn below(&self, segments: &[&str]) -> Url {
         let mut url = self.root.clone();

@@ -8,6 +8,7 @@ use resonate::protocol::trace::Trace;
 use serde_json::{Value, json};
 
 use super::http::Reply;
+use super::openapi;
 use super::record::{self, member};
 use super::server::{Server, unique, wall_clock_ms};
 use super::snap::Snap;
@@ -67,6 +68,7 @@ impl Response {
         if matches!(reply.status(), 200 | 300) {
             assert!(head.get("error").is_none(), "head.error{exchange}");
         }
+        openapi::check_exchange(&request, reply.status(), &body);
         let string = |value: &Value| value.as_str().map(str::to_owned);
         Response {
             http_status: reply.status(),

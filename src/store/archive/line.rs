@@ -68,13 +68,12 @@ pub struct PromiseLine {
     value: Value,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     task: Option<TaskLine>,
-    /// Of the task: with its tracestate after a space.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    traceparent: Option<Arc<Trace>>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     callbacks: BTreeSet<Id>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     listeners: BTreeMap<Id, ListenerLine>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trace: Option<Arc<Trace>>,
 }
 
 /// Its target is a tag of the promise.
@@ -170,11 +169,11 @@ impl From<&Object> for PromiseLine {
             param: param.clone(),
             value: value.clone(),
             task: task.as_ref().map(TaskLine::from),
-            traceparent: trace.clone(),
             callbacks: callbacks.clone(),
             listeners: listeners
                 .map(|(address, listener)| (address.clone(), ListenerLine::from(listener)))
                 .collect(),
+            trace: trace.clone(),
         }
     }
 }
@@ -200,7 +199,7 @@ impl From<PromiseLine> for Object {
                 .map(|(address, listener)| (address, listener.into()))
                 .collect(),
             task: line.task.map(Task::from),
-            trace: line.traceparent,
+            trace: line.trace,
         }
     }
 }

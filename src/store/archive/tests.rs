@@ -1,6 +1,7 @@
 //! Records survive the way through an archive, and nothing else passes for one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proptest::collection::{btree_map, btree_set};
 use proptest::option;
@@ -11,6 +12,7 @@ use crate::machine::object::{Listener, Task};
 use crate::protocol::record::{
     Id, Millis, Promise, PromiseState, Schedule, Tags, TaskState, Value, ValueParts,
 };
+use crate::protocol::trace::Trace;
 
 fn id() -> impl Strategy<Value = Id> {
     any::<String>().prop_map(Id::from)
@@ -95,6 +97,7 @@ prop_compose! {
         (armed, callbacks) in (any::<bool>(), ids()),
         listeners in btree_map(id(), listener(), 0..3),
         task in option::of(task()),
+        trace in option::of((1_u128.., 1_u64.., any::<bool>())),
     ) -> Object {
         Object {
             promise: Promise { id, state, param, value, tags, timeout_at, created_at, settled_at },
@@ -102,6 +105,7 @@ prop_compose! {
             callbacks,
             listeners,
             task,
+            trace: trace.map(|(id, span, is_sampled)| Arc::new(Trace::new(id, span, is_sampled))),
         }
     }
 }
@@ -229,11 +233,11 @@ fn the_line_that_is_wrong_is_named() {
         "line 1 of the archive: the archive has version 2; this resonate reads versions up to 1",
     );
     expect_refused(
-        &with(3, "\"armed\"", "\"later\":\"00\",\"armed\""),
-        "line 3 of the archive: unknown field `later`",
+        &with(3, "\"armed\"", "\"traceparent\":\"00\",\"armed\""),
+        "line 3 of the archive: unknown field `traceparent`",
     );
     expect_refused(
-        &with(3, "\"armed\"", "\"later\":\"00\",\"armed\""),
+        &with(3, "\"armed\"", "\"traceparent\":\"00\",\"armed\""),
         "a newer resonate",
     );
     expect_refused(&with(4, "{", "["), "line 4 of the archive: ");
