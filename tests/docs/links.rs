@@ -2,9 +2,6 @@
 
 use super::blocks::{pages, read, repository};
 
-/// Pages that are written together with what they describe, and may not be there yet.
-const COMING: [&str; 2] = ["backup.md", "retention.md"];
-
 /// The targets of Markdown links, code left out.
 fn links(text: &str) -> Vec<String> {
     let mut is_code = false;
@@ -39,7 +36,7 @@ fn anchors(page: &str) -> Vec<String> {
 
 /// What is wrong with a link from a page.
 fn fault(page: &str, target: &str) -> Option<String> {
-    if target.contains("://") || COMING.contains(&target) {
+    if target.contains("://") {
         return None;
     }
     let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
