@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 SEEDS ?= 0..10000
-.PHONY: help run test check model sim scopes linear mutants coverage crash power deliveries chaos database-restarts postgres cluster sdk-long soak fuzz deny docs image-root bench bench-parts bench-postgres hostile
+.PHONY: help run test check model sim scopes linear mutants coverage crash power retention deliveries chaos database-restarts postgres cluster sdk-long soak fuzz deny docs image-root bench bench-parts bench-postgres hostile
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,9 @@ crash: ## Fifty rounds of kill -9 under load
 
 power: ## A hundred power cuts under load, with what was not synced lost, torn or kept
 	RESONATE_POWER_ROUNDS=100 cargo test --locked --test main power:: -- --nocapture
+
+retention: ## Twenty databases that retention empties, through kill -9 after kill -9
+	RESONATE_RETENTION_ROUNDS=20 cargo test --locked --test main storage::retention::kill_9 -- --nocapture
 
 deliveries: ## Hundreds of kill -9 while thousands of listeners wait
 	RESONATE_DELIVERIES_WAVES=20 cargo test --locked --test main deliveries:: -- --nocapture

@@ -5,6 +5,7 @@
     python3 benches/run.py --rounds 3 --only create-64 get-64
     python3 benches/run.py --stored                 with 1M pending and 10M settled promises stored, and without: rates, start-up,
                                                     memory; fills the database for seven minutes first
+    python3 benches/run.py --retention              creates at a fixed rate while 1M settled promises are deleted, and while none are
 
 Every round measures everything once, so that all suffer the same neighbours; each on a fresh database, by a generator on the
 same machine. Figures are medians of the rounds. `hello` is a server of the same HTTP library that does nothing, `echo` sends back
@@ -15,9 +16,12 @@ arguments. The databases are in target/: durability is measured on the disk that
 """
 
 import argparse
+import json
 import os
 import platform
 import shutil
+import signal
+import sqlite3
 import statistics
 import sys
 import tempfile
@@ -206,6 +210,87 @@ def stored(bench, rows, options):
     return "\n".join(lines) + f"\n\n{what}: start-up {startup:.2f} s, memory in the end {memory / 2**20:.2f} GiB.\n"
 
 
+TREE = 10
+MONTH_MS = 30 * 24 * 3600 * 1000
+
+
+def fill_with_trees(path, count):
+    """Workflows of ten promises each, as an SDK makes them, that were over a month ago."""
+    now = int(time.time() * 1000) - MONTH_MS
+    data = json.dumps({"data": "x" * 200})
+
+    def promises():
+        for n in range(count // TREE):
+            root = f"wf-{n:08}"
+            for child in range(TREE):
+                id = root if child == 0 else f"{root}:{child - 1}"
+                tags = {"resonate:origin": root, "resonate:branch": root, "resonate:parent": root}
+                tags |= {"resonate:scope": "local"} if child else {"resonate:scope": "global", "resonate:target": "poll://any@g"}
+                yield id, "resolved", now + MONTH_MS, now, now, 1 if child == 0 else 0, root, json.dumps(tags), data, data
+
+    with sqlite3.connect(path) as database:
+        database.executemany(
+            "INSERT INTO promises (id, state, timeout_at, created_at, settled_at, armed, branch, tags, value, param)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            promises(),
+        )
+        database.execute(
+            "INSERT INTO tasks (id, state, version, releases, target, resumes)"
+            " SELECT id, 'fulfilled', 1, 0, 'poll://any@g', '[]' FROM promises WHERE armed = 1"
+        )
+    database.close()
+
+
+def left_of(path):
+    """How many of these promises are there still."""
+    database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    count = database.execute("SELECT count(*) FROM promises WHERE id >= 'wf-' AND id < 'wf.'").fetchone()[0]
+    database.close()
+    return count
+
+
+def retention(bench, options):
+    """Creates at a fixed rate, in turns on a server that deletes what is stored and on one that does not; the other is stopped
+    meanwhile."""
+    paths = {name: bench.folder / f"{name}.db" for name in ("off", "on")}
+    for path in paths.values():
+        with harness.server(bench.server_program, ["--storage-sqlite-path", path], bench.folder / "fill.log"):
+            pass
+    fill_with_trees(paths["off"], options.settled)
+    shutil.copy(paths["off"], paths["on"])
+    flags = {"off": [], "on": ["--retention-after", "1000", "--retention-interval", "1"]}
+    runs = {name: [] for name in paths}
+    lines = ["| | p50 ms | p99 ms | p99.9 ms | max ms | deleted per second |", "|---|--:|--:|--:|--:|--:|"]
+    with (
+        harness.server(bench.server_program, ["--storage-sqlite-path", paths["off"]], bench.folder / "off.log") as off,
+        harness.server(
+            bench.server_program, ["--storage-sqlite-path", paths["on"], *flags["on"]], bench.folder / "on.log"
+        ) as on,
+    ):
+        servers = {"off": off, "on": on}
+        os.kill(off.pid, signal.SIGSTOP)
+        while not options.survey and left_of(paths["on"]) == options.settled:
+            time.sleep(1)
+        for number in range(options.rounds):
+            for name, server in servers.items():
+                for other in servers.values():
+                    os.kill(other.pid, signal.SIGCONT if other is server else signal.SIGSTOP)
+                before, started = left_of(paths[name]), time.monotonic()
+                workload = ("create", *closed(64), "--rate", options.rate, "--duration-ms", options.seconds * 1000)
+                figures = harness.load(bench.load_program, [server.url], *workload)
+                figures["deleted"] = (before - left_of(paths[name])) / (time.monotonic() - started)
+                runs[name].append(figures)
+                print(f"round {number + 1}  {name:4}{shown(figures)}  {figures['deleted']:.0f}/s deleted", flush=True)
+        for server in servers.values():
+            os.kill(server.pid, signal.SIGCONT)
+    for name, figures in runs.items():
+        times = " | ".join(f"{median(figures, time):.2f}" for time in ("p50_ms", "p99_ms", "p999_ms", "max_ms"))
+        lines.append(f"| retention {name} | {times} | {median(figures, 'deleted'):,.0f} |")
+    p99 = harness.ratio(*([figure["p99_ms"] for figure in runs[name]] for name in ("on", "off")))
+    what = f"{options.settled:,} settled promises, {options.rate:,} creates a second, {options.rounds} rounds of {options.seconds} s"
+    return "\n".join(lines) + f"\n\n{what}: p99 on / off, median of the rounds: {p99:.2f}\n"
+
+
 def main():
     names = [row.name for row in ROWS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -214,7 +299,10 @@ def main():
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {', '.join(names)}")
     parser.add_argument("--stored", action="store_true", help="on a database that holds much")
     parser.add_argument("--pending", type=int, default=1_000_000, help="promises of --stored with deadlines to come")
-    parser.add_argument("--settled", type=int, default=10_000_000, help="promises of --stored that are settled")
+    parser.add_argument("--settled", type=int, help="promises that are settled: 10M of --stored, 1M of --retention")
+    parser.add_argument("--retention", action="store_true", help="while settled promises are deleted")
+    parser.add_argument("--survey", action="store_true", help="of --retention: do not wait for the first deletion")
+    parser.add_argument("--rate", type=int, default=500, help="creates a second of --retention")
     options = parser.parse_args()
     rows = [row for row in ROWS if row.name in options.only]
     parent = harness.REPOSITORY / "target"
@@ -222,6 +310,11 @@ def main():
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=parent))
     try:
         bench = Bench(folder, options.seconds)
+        if options.retention:
+            options.settled = options.settled or 1_000_000
+            print("\n" + retention(bench, options))
+            return
+        options.settled = options.settled or 10_000_000
         if options.stored:
             rows = [row for row in rows if row.is_rate and not row.is_floor]
             print("\n" + stored(bench, rows, options))

@@ -9,7 +9,7 @@
 //! | [`machine`] | every decision: pure, total, no I/O, no clock |
 //! | [`store`] | objects on disk or in memory; no protocol knowledge |
 //! | [`engine`] | batches, the clock, reads, the debug switch |
-//! | [`driver`] | timers and the outbox |
+//! | [`driver`] | timers, the outbox and retention |
 //! | [`transport`] | ways out: poll streams, HTTP push |
 //! | [`auth`] | who sends a request, by its token, and what they may do |
 //! | [`http`] | the HTTP surface |

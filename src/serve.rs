@@ -20,6 +20,7 @@ use crate::cluster::Cluster;
 use crate::config::{AuthMode, Backend, Config, PostgresUrl, Synchronous};
 use crate::driver::Drivers;
 use crate::driver::outbox::{self, Outbox, Transports};
+use crate::driver::retention::{self, Retention};
 use crate::driver::timers::{self, Timers};
 use crate::engine::clock::Clock;
 use crate::engine::{Engine, Options};
@@ -102,7 +103,8 @@ async fn run_on(
     let timers = Timers::new(timers::Settings {
         sweep_interval: config.timeouts.poll_interval.as_duration(),
     });
-    let drivers = Drivers::new(timers, outbox, scripts, clock.clone());
+    let retention = Arc::new(Retention::new(retention(&config.retention)));
+    let drivers = Drivers::new(timers, outbox, scripts, retention, clock.clone());
     let engine = Engine::start(Options {
         store,
         clock,
@@ -122,7 +124,7 @@ async fn run_on(
         &config,
         engine.clone(),
         hub.clone(),
-        drivers.outbox.clone(),
+        &drivers,
         authenticator,
         tracer,
     );
@@ -255,11 +257,23 @@ fn outbox(
     })
 }
 
+fn retention(config: &crate::config::Retention) -> retention::Settings {
+    retention::Settings {
+        rules: crate::protocol::retention::Rules {
+            after_ms: config.after.as_i64(),
+            rules: config.rules.clone(),
+        },
+        batch_size: config.batch_size,
+        rate: config.rate,
+        interval: config.interval.as_duration(),
+    }
+}
+
 fn app(
     config: &Config,
     engine: Arc<Engine>,
     hub: Hub,
-    outbox: Arc<Outbox>,
+    drivers: &Drivers,
     auth: Option<Authenticator>,
     tracer: Tracer,
 ) -> Arc<App> {
@@ -270,7 +284,8 @@ fn app(
     Arc::new(App {
         engine,
         hub,
-        outbox,
+        outbox: drivers.outbox.clone(),
+        retention: drivers.retention.clone(),
         auth,
         parse: parse::Context {
             is_debug: config.debug,

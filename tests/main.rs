@@ -127,6 +127,7 @@ mod storage {
     mod faults;
     #[cfg(target_os = "linux")]
     mod power;
+    mod retention;
     mod schema;
     pub mod workflow;
     mod writers;
@@ -155,6 +156,7 @@ mod surface {
     mod push_auth;
     mod push_targets;
     mod rates;
+    mod retention;
     mod secrets;
     mod sse;
     mod stalled;

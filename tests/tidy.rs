@@ -42,7 +42,7 @@ const IMPORTS: [(&str, &[&str]); 15] = [
     ("auth", &["protocol"]),
     ("net", &["telemetry"]),
     ("telemetry", &["protocol"]),
-    ("config", &["telemetry", "transport"]),
+    ("config", &["protocol", "telemetry", "transport"]),
     ("client", &["protocol"]),
     (
         "doctor",

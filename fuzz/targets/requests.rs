@@ -95,6 +95,7 @@ impl Server {
                 engine: engine.clone(),
                 hub: hub.clone(),
                 outbox: outbox(),
+                retention: Arc::default(),
                 auth: None,
                 parse: Context::default(),
                 limits: Limits::new(limits::Settings {

@@ -184,6 +184,11 @@ Examples:
   $ resonate invoke mail-1 --func send --target poll://any@mailers > /dev/null
   $ resonate targets";
 
+pub(super) const RETENTION: &str = "\
+Examples:
+  What is over for 30 days, and what is tagged env=test and over for an hour:
+  $ resonate retention --after 30d --rule '3600000 env=test'";
+
 pub(super) const COMPLETIONS: &str = "\
 Examples:
   $ resonate completions bash > ~/.bash_completion

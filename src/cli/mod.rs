@@ -36,6 +36,7 @@ mod output;
 mod page;
 mod progress;
 mod promises;
+mod retention;
 mod schedules;
 pub mod serve;
 mod session;

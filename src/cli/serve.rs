@@ -11,6 +11,7 @@ use figment::value::Value;
 use crate::config::{Flag, keys};
 
 mod observability;
+mod retention;
 
 use observability::ObservabilityFlags;
 
@@ -34,6 +35,8 @@ pub(super) struct Flags {
     storage: StorageFlags,
     #[command(flatten)]
     timing: TimingFlags,
+    #[command(flatten)]
+    retention: retention::RetentionFlags,
     #[command(flatten)]
     transports: TransportFlags,
     #[command(flatten)]
@@ -318,6 +321,7 @@ impl Flags {
         self.limits.given(&mut given);
         self.storage.given(&mut given);
         self.timing.given(&mut given);
+        self.retention.given(&mut given);
         self.transports.given(&mut given);
         self.observability.given(&mut given);
         given.0

@@ -42,6 +42,7 @@ fn other_value(key: &str, default: &Value) -> String {
         ("server.url", _) => "http://other".to_owned(),
         ("server.max_body_size", _) => "7".to_owned(),
         ("server.max_in_flight_bytes", _) => "999999999".to_owned(),
+        ("retention.rules", _) => "7 a=b".to_owned(),
         ("transports.bash_exec.root_dir", _) => "/".to_owned(),
         ("transports.http_push.auth.mode", _) => "gcp".to_owned(),
         ("transports.http_push.deny", _) => "<metadata>,*.example.com".to_owned(),

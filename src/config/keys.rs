@@ -29,6 +29,7 @@ pub fn flag(key: &str) -> String {
     match key {
         // Repeatable, hence singular.
         "server.cors.allow_origins" => "--server-cors-allow-origin".to_owned(),
+        "retention.rules" => "--retention-rule".to_owned(),
         // As other servers of this protocol have it.
         "transports.http_push.auth.audience" => "--transports-http-push-auth-aud".to_owned(),
         _ => format!("--{}", key.replace(['.', '_'], "-")),

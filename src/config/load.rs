@@ -59,6 +59,7 @@ pub(super) fn validate(merged: &Figment, mut warnings: Vec<String>) -> Result<Lo
     let config: Config = extracted.map_err(|error| refused(&error, &Known::new()))?;
     check_limits(&config, merged)?;
     check_rates(&config, merged)?;
+    check_retention(&config, merged)?;
     check_tls(&config, merged)?;
     check_storage(&config, merged)?;
     auth::check(&config, merged, &mut warnings)?;
@@ -133,6 +134,18 @@ fn check_limits(config: &Config, merged: &Figment) -> Result<(), Error> {
         source_of(merged, IN_FLIGHT),
         source_of(merged, BODY),
     )))
+}
+
+/// The larger a transaction, the longer requests wait for it.
+fn check_retention(config: &Config, merged: &Figment) -> Result<(), Error> {
+    const KEY: &str = "retention.batch_size";
+    const MAX: usize = 1000;
+    let size = config.retention.batch_size;
+    if size <= MAX {
+        return Ok(());
+    }
+    let reason = format!("must be at most {MAX} (got {size})");
+    Err(Error::of(KEY, &source_of(merged, KEY), &reason))
 }
 
 /// Tokens cost nothing to make up, each with a rate of its own.

@@ -25,6 +25,7 @@ mod observability;
 mod postgres;
 mod push_auth;
 pub mod redact;
+mod retention;
 mod server;
 mod storage;
 mod tasks;
@@ -45,6 +46,7 @@ pub use load::load;
 pub use observability::{LogFormat, Observability};
 pub use postgres::{Postgres, PostgresUrl};
 pub use push_auth::{PushAuth, PushAuthMode, Token};
+pub use retention::Retention;
 pub use server::{Cors, Server, Tls};
 pub use storage::{Backend, Sqlite, Storage, Synchronous};
 pub use tasks::{Messages, Tasks, Timeouts};
@@ -78,6 +80,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// The repair sweep for messages.
     pub messages: Messages,
+    /// What is deleted once it is over.
+    pub retention: Retention,
     /// The ways out to workers.
     pub transports: Transports,
     /// Metrics, spans and the log.
@@ -96,6 +100,7 @@ impl Default for Config {
             tasks: Tasks::default(),
             timeouts: Timeouts::default(),
             messages: Messages::default(),
+            retention: Retention::default(),
             transports: Transports::default(),
             observability: Observability::default(),
         }

@@ -12,6 +12,7 @@ use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use serde::{Serialize, Serializer};
 
 use super::PushTarget;
+use crate::protocol::retention::Rule;
 use crate::telemetry::logging;
 use crate::telemetry::otlp::Endpoint;
 
@@ -201,6 +202,16 @@ pub(super) fn push_targets<'de, D: Deserializer<'de>>(
         target.map_err(|bad| D::Error::custom(format!("must be a list of {bad} (got {text:?})")))
     });
     targets.collect()
+}
+
+/// Reads a list of rules of retention.
+pub(super) fn retention_rules<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Rule>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    let rules = texts.iter().map(|text| {
+        let rule = text.parse::<Rule>();
+        rule.map_err(|bad| D::Error::custom(format!("must be a list of {bad} (got {text:?})")))
+    });
+    rules.collect()
 }
 
 /// Writes a list as it was given.

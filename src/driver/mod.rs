@@ -1,4 +1,4 @@
-//! Background work: timers, the outbox, and the worker that runs scripts. Woken by commits, by the
+//! Background work: timers, the outbox, retention, and the worker that runs scripts. Woken by commits, by the
 //! nearest deadline and by streams that open; polling only repairs what a crash lost.
 
 use std::panic::AssertUnwindSafe;
@@ -18,12 +18,14 @@ use crate::telemetry::metrics::METRICS;
 mod census;
 pub mod deadlines;
 pub mod outbox;
+pub mod retention;
 pub mod scripts;
 #[cfg(test)]
 mod tests;
 pub mod timers;
 
 use outbox::{Ear, Outbox};
+use retention::Retention;
 use scripts::Scripts;
 use timers::Timers;
 
@@ -38,6 +40,8 @@ pub struct Drivers {
     pub outbox: Arc<Outbox>,
     /// Scripts, if this server runs any.
     pub scripts: Option<Arc<Scripts>>,
+    /// What deletes.
+    pub retention: Arc<Retention>,
     clock: Arc<Clock>,
 }
 
@@ -47,12 +51,14 @@ impl Drivers {
         timers: Timers,
         outbox: Arc<Outbox>,
         scripts: Option<Arc<Scripts>>,
+        retention: Arc<Retention>,
         clock: Arc<Clock>,
     ) -> Arc<Self> {
         Arc::new(Drivers {
             timers,
             outbox,
             scripts,
+            retention,
             clock,
         })
     }
@@ -68,6 +74,12 @@ impl Drivers {
             let engine = engine.clone();
             tasks.spawn(for_ever("scripts", async move || {
                 scripts.run(&engine).await;
+            }));
+        }
+        if self.retention.is_on() {
+            let (drivers, engine) = (self.clone(), engine.clone());
+            tasks.spawn(for_ever("retention", async move || {
+                drivers.retention.run(&engine, &drivers.outbox).await;
             }));
         }
         let (drivers, counted) = (self.clone(), engine.clone());
@@ -92,6 +104,7 @@ impl Drivers {
 impl Hooks for Drivers {
     fn committed(&self, changes: &Changes) {
         METRICS.schedule_promises(occurrences(changes));
+        self.retention.committed(changes);
         self.outbox.committed(changes);
         if let Some(scripts) = &self.scripts {
             scripts.committed(changes);

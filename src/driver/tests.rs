@@ -98,7 +98,7 @@ impl Setup {
         let timers = Timers::new(timers::Settings {
             sweep_interval: self.sweep_interval,
         });
-        let drivers = Drivers::new(timers, outbox, None, clock.clone());
+        let drivers = Drivers::new(timers, outbox, None, Arc::default(), clock.clone());
         let engine = Engine::start(Options {
             store: store.clone(),
             clock,

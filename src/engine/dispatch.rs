@@ -136,7 +136,8 @@ struct Waiting {
 impl Waiting {
     /// Takes what may be decided now, within the bounds, leaving what shares an origin with a batch
     /// under way, or with a job left before it. A job without inputs waits for all before it, and all
-    /// after it for that job.
+    /// after it for that job. A job that deletes is the last of its batch: a store is not asked to delete a row and to
+    /// insert it again in one commit.
     fn collect(&mut self, busy: &HashMap<u64, HashSet<Origin>>) -> Vec<Job> {
         let mut batch = Vec::new();
         let mut bytes = 0_usize;
@@ -158,7 +159,11 @@ impl Waiting {
             };
             if job.origins.iter().all(is_free) {
                 bytes = bytes.saturating_add(job.bytes);
+                let deletes = job.deletes();
                 batch.push(job);
+                if deletes {
+                    break;
+                }
             } else {
                 left_origins.extend(&job.origins);
                 left.push_back(job);

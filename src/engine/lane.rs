@@ -63,6 +63,14 @@ pub(super) struct Job {
     pub reply: oneshot::Sender<Result<(Vec<Reply>, Parts), Error>>,
 }
 
+impl Job {
+    /// Whether objects may be gone after it.
+    pub fn deletes(&self) -> bool {
+        let is_deletion = |input: &Input| matches!(input, Input::Step(Step::Retire(_)));
+        self.inputs.iter().any(is_deletion)
+    }
+}
+
 pub(super) struct Lane {
     pub store: Arc<dyn Store>,
     pub clock: Arc<Clock>,

@@ -1,8 +1,9 @@
 //! The HTTP surface (`protocol.md` §1): routes, CORS, panics.
 //!
 //! Owns nothing but the translation between HTTP and the engine: `api` for `POST /`, `poll` for the
-//! event streams, `targets` for who waits for whom, `auth` for where tokens are, `limits` and `intake` for
-//! what may be in flight at once, `rate` for how often clients may ask, `account` for what is told of them.
+//! event streams, `targets` for who waits for whom, `retention` for what would be deleted, `auth` for where tokens are,
+//! `limits` and `intake` for what may be in flight at once, `rate` for how often clients may ask, `account` for what is
+//! told of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use crate::auth::Authenticator;
 use crate::driver::outbox::Outbox;
+use crate::driver::retention::Retention;
 use crate::engine::Engine;
 use crate::net::Peer;
 use crate::protocol::parse;
@@ -36,6 +38,7 @@ pub mod limits;
 mod poll;
 pub mod rate;
 mod responses;
+mod retention;
 mod targets;
 
 pub use account::Accounts;
@@ -60,6 +63,8 @@ pub struct App {
     pub auth: Option<Authenticator>,
     /// Who waits for whom.
     pub outbox: Arc<Outbox>,
+    /// What is deleted.
+    pub retention: Arc<Retention>,
     /// What parsing needs to know.
     pub parse: parse::Context,
     /// What may be in flight.
@@ -87,6 +92,7 @@ pub fn router(app: Arc<App>, allow_origins: &[String]) -> Router {
             get(poll::handle).head(|| async { StatusCode::METHOD_NOT_ALLOWED }),
         )
         .route("/targets", get(targets::handle))
+        .route("/retention", get(retention::handle))
         .route_layer(from_fn_with_state(app.clone(), rate_limited))
         .route("/", post(api::handle))
         .route("/health", get(|| async { StatusCode::OK }))

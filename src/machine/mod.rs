@@ -10,6 +10,7 @@
 //! | `task` | `protocol.md` §9, `semantics.md` §6 |
 //! | `settle` | `semantics.md` §4, §5 |
 //! | `schedule` | `protocol.md` §10, `semantics.md` §8 |
+//! | `retire` | what is over and is forgotten |
 //! | `query` | reads, projected |
 //! | `object` | `semantics.md` §1–3 |
 //! | `workspace` | what a batch has loaded, and how its decisions left it |
@@ -26,6 +27,7 @@ pub mod invariant;
 pub mod object;
 mod promise;
 pub mod query;
+mod retire;
 mod schedule;
 mod settle;
 mod task;
@@ -82,6 +84,8 @@ pub enum Step {
         /// The listener.
         address: Id,
     },
+    /// A tree, or a part of it, is over for so long that it is to be forgotten.
+    Retire(Retirement),
     /// A transport failed to deliver the `unblock`: back off.
     UnblockFailed {
         /// The settled promise.
@@ -89,6 +93,17 @@ pub enum Step {
         /// The listener.
         address: Id,
     },
+}
+
+/// What [`Step::Retire`] looks at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retirement {
+    /// To be deleted with all below it.
+    pub root: Id,
+    /// For how long everything in it must have been settled, in milliseconds; at least 1.
+    pub after_ms: Millis,
+    /// Whether it is part of a larger tree, of which everything was seen to be over.
+    pub is_part: bool,
 }
 
 impl Input {
@@ -106,6 +121,7 @@ impl Step {
     pub fn subject(&self) -> &Id {
         match self {
             Step::Promise(id) | Step::Schedule(id) => id,
+            Step::Retire(retirement) => &retirement.root,
             Step::UnblockDue { promise, .. }
             | Step::UnblockDone { promise, .. }
             | Step::UnblockFailed { promise, .. } => promise,
@@ -190,6 +206,7 @@ fn missing_of_step(step: &Step, now: Millis, ws: &Workspace, need: &mut Need) {
             }
         }
         Step::Schedule(id) => schedule::missing(ws, id, now, need),
+        Step::Retire(retirement) => retire::missing(ws, retirement, need),
         Step::UnblockDue { promise, .. }
         | Step::UnblockDone { promise, .. }
         | Step::UnblockFailed { promise, .. } => want(ws, promise, need),
@@ -270,6 +287,7 @@ fn take_step(step: &Step, now: Millis, ws: &mut Workspace, config: &Config) {
             }
         }
         Step::Schedule(id) => schedule::fire(ws, id, now, config),
+        Step::Retire(retirement) => retire::retire(ws, retirement, now),
         Step::UnblockDue { promise, address } => offer_unblock(ws, promise, address, now),
         Step::UnblockDone { promise, address } => {
             if is_enqueued(ws, promise, address) {

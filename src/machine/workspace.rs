@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::protocol::lineage::is_within;
 use crate::protocol::record::{Id, Millis, Promise, Schedule};
 use crate::protocol::trace::Trace;
 use crate::store::{Change, Changes, Loaded, Need, ScheduleChange};
@@ -76,6 +77,8 @@ pub struct Workspace {
     /// Members of the loaded branches, kept up to date with `objects`.
     branches: HashMap<Id, BTreeMap<Id, Promise>>,
     pids: HashSet<Id>,
+    trees: HashSet<Id>,
+    are_trees_cut: bool,
     messages: Vec<Message>,
     /// Of the input that is being decided.
     trace: Option<Arc<Trace>>,
@@ -130,6 +133,8 @@ impl Workspace {
             self.schedules.entry(id.clone()).or_insert_with(absent);
         }
         self.pids.extend(need.pids.iter().cloned());
+        self.trees.extend(need.trees.iter().cloned());
+        self.are_trees_cut |= loaded.are_trees_cut;
         self.absorb_branches(&need.branches, loaded.branch_members);
     }
 
@@ -185,6 +190,19 @@ impl Workspace {
     /// Whether the tasks of the process are loaded.
     pub fn has_pid(&self, pid: &str) -> bool {
         self.pids.contains(pid)
+    }
+
+    /// Whether the tree is loaded, or known to be too large for it.
+    pub fn has_tree(&self, root: &str) -> bool {
+        self.trees.contains(root)
+    }
+
+    /// The objects of a loaded tree that exist, by id; none if it is too large.
+    pub fn tree(&self, root: &str) -> Option<BTreeMap<&Id, &Arc<Object>>> {
+        let objects = self.objects.iter();
+        let members = objects.filter(|(id, _)| is_within(id, root));
+        let there = members.filter_map(|(id, slot)| Some((id, slot.now.as_ref()?)));
+        (!self.are_trees_cut).then(|| there.collect())
     }
 
     /// The object, if it exists.
@@ -250,6 +268,17 @@ impl Workspace {
         note_branch(&mut self.branches, &object.promise);
     }
 
+    /// Deletes an object. The batch creates nothing in its place: it ends with the job that deletes.
+    pub(super) fn delete(&mut self, id: &Id) {
+        if let Some(slot) = self.objects.get_mut(id) {
+            slot.now = None;
+            slot.is_changed = true;
+        }
+        for members in self.branches.values_mut() {
+            members.remove(id);
+        }
+    }
+
     /// Adds a new object.
     pub(super) fn insert(&mut self, object: Object) {
         note_branch(&mut self.branches, &object.promise);
@@ -259,6 +288,7 @@ impl Workspace {
             now: None,
             is_changed: true,
         });
+        assert!(slot.before.is_none(), "what was there is not created");
         slot.now = Some(Arc::new(object));
         slot.is_changed = true;
     }
@@ -304,11 +334,12 @@ impl Workspace {
         });
         let mut changes = Changes::default();
         for slot in self.objects.into_values().filter(|slot| slot.is_changed) {
-            if let Some(after) = slot.now.filter(|after| slot.before.as_ref() != Some(after)) {
-                changes.objects.push(Change {
-                    before: slot.before,
-                    after,
-                });
+            match (slot.before, slot.now) {
+                (before, Some(after)) if before.as_ref() != Some(&after) => {
+                    changes.objects.push(Change { before, after });
+                }
+                (Some(before), None) => changes.deleted.push(before),
+                _ => {}
             }
         }
         for (id, slot) in self
@@ -328,6 +359,9 @@ impl Workspace {
             .objects
             .sort_by(|a, b| a.after.promise.id.cmp(&b.after.promise.id));
         changes.schedules.sort_by(|a, b| a.id.cmp(&b.id));
+        changes
+            .deleted
+            .sort_by(|a, b| a.promise.id.cmp(&b.promise.id));
         (changes, messages)
     }
 }

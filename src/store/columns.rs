@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::machine::object::Object;
 use crate::protocol::record::{Id, Millis, Promise, Schedule};
 
-use super::rows::{ObjectColumns, PromiseColumns, ScheduleColumns, TaskColumns, trace};
-use super::{Deadline, DeadlineKey, Error, Kind, Result, Waiting};
+use super::rows::{ObjectColumns, PromiseColumns, ScheduleColumns, TaskColumns, resumes_of, trace};
+use super::{Deadline, DeadlineKey, Error, Kind, Outline, Result, Waiting};
 
 /// The columns of a promise `p`, as [`promise`] reads them.
 macro_rules! promise_columns {
@@ -239,6 +239,17 @@ pub fn waiting_unblock<R: Cells>(row: &R) -> Result<Waiting> {
         retry_at: columns.number()?,
         address: columns.id()?,
         is_backing_off: columns.number()? > 0,
+    })
+}
+
+/// The columns of a promise, and what its task was told of.
+pub fn outline<R: Cells>(row: &R) -> Result<Outline> {
+    let mut columns = Columns::of(row);
+    let promise = columns.promise()?;
+    let resumes = columns.text()?;
+    Ok(Outline {
+        promise: promise.decode()?,
+        resumes: resumes_of(promise.id, resumes)?,
     })
 }
 

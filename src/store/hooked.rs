@@ -7,9 +7,9 @@ use async_trait::async_trait;
 
 use super::memory::MemoryStore;
 use super::{
-    Bus, Changes, Deadline, Dump, Kind, Loaded, MessageKind, Need, PromisePage, QueueCursor,
-    Queues, Result, SchedulePage, StateCounts, Store, TaskPage, Transaction, Waiting, WaitingCount,
-    WaitingKind,
+    Bus, Changes, Deadline, Dump, Kind, Loaded, MessageKind, Need, Outline, OutlinePage,
+    PromisePage, QueueCursor, Queues, Result, SchedulePage, StateCounts, Store, TaskPage,
+    Transaction, Waiting, WaitingCount, WaitingKind,
 };
 use crate::machine::object::Object;
 use crate::protocol::record::{Id, Millis, Promise, Schedule};
@@ -94,6 +94,12 @@ impl<B: Before> Store for Hooked<B> {
     }
     async fn promises(&self, page: &PromisePage) -> Result<Vec<Promise>> {
         self.inner.promises(page).await
+    }
+    async fn outlines(&self, page: &OutlinePage) -> Result<Vec<Outline>> {
+        self.inner.outlines(page).await
+    }
+    async fn callbacks(&self, after: Option<&(Id, Id)>, limit: usize) -> Result<Vec<(Id, Id)>> {
+        self.inner.callbacks(after, limit).await
     }
     async fn tasks(&self, page: &TaskPage) -> Result<Vec<Object>> {
         self.inner.tasks(page).await

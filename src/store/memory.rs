@@ -19,12 +19,13 @@ use crate::protocol::record::{Id, Millis, Promise, PromiseState, Schedule, TaskS
 
 use super::rows::{counted, state_counts};
 use super::{
-    Changes, Deadline, DeadlineKey, Dump, Error, Kind, Loaded, MessageKind, Need, PromisePage,
-    QueueCursor, Queues, Result, SchedulePage, StateCounts, Store, TaskPage, Transaction, Waiting,
-    WaitingCount, WaitingKind,
+    Changes, Deadline, DeadlineKey, Dump, Error, Kind, Loaded, MessageKind, Need, Outline,
+    OutlinePage, PromisePage, QueueCursor, Queues, Result, SchedulePage, StateCounts, Store,
+    TaskPage, Transaction, Waiting, WaitingCount, WaitingKind,
 };
 
 mod transfer;
+mod walks;
 
 /// A store in memory.
 #[derive(Debug, Default)]
@@ -116,6 +117,11 @@ impl State {
             }
             self.index_object(after, true);
         }
+        for object in &changes.deleted {
+            if let Some(before) = self.objects.remove(&object.promise.id) {
+                self.index_object(&before, false);
+            }
+        }
         for change in &changes.schedules {
             if let Some(before) = self.schedules.remove(&change.id) {
                 self.occurrences
@@ -192,6 +198,8 @@ impl State {
         for pid in &need.pids {
             ids.extend(members(&self.pids, pid));
         }
+        let (in_trees, are_trees_cut) = self.ids_of_trees(need);
+        ids.extend(in_trees);
         let found = |id: &Id| self.objects.get(id).cloned();
         Loaded {
             objects: ids.into_iter().filter_map(found).collect(),
@@ -206,6 +214,7 @@ impl State {
                 .iter()
                 .filter_map(|id| Some((**self.schedules.get(id)?).clone()))
                 .collect(),
+            are_trees_cut,
             ..Loaded::default()
         }
     }
@@ -408,6 +417,14 @@ impl Store for MemoryStore {
             .take(page.limit)
             .cloned()
             .collect())
+    }
+
+    async fn outlines(&self, page: &OutlinePage) -> Result<Vec<Outline>> {
+        Ok(self.read_state().outlines(page))
+    }
+
+    async fn callbacks(&self, after: Option<&(Id, Id)>, limit: usize) -> Result<Vec<(Id, Id)>> {
+        Ok(self.read_state().callbacks(after, limit))
     }
 
     async fn tasks(&self, page: &TaskPage) -> Result<Vec<Object>> {

@@ -75,6 +75,10 @@ pub struct Need {
     pub schedules: BTreeSet<Id>,
     /// Whole objects of all tasks that a process holds acquired.
     pub pids: BTreeSet<Id>,
+    /// Whole objects of these ids, and of all below them ([`lineage::is_within`]).
+    ///
+    /// [`lineage::is_within`]: crate::protocol::lineage::is_within
+    pub trees: BTreeSet<Id>,
 }
 
 impl Need {
@@ -84,6 +88,7 @@ impl Need {
             && self.branches.is_empty()
             && self.schedules.is_empty()
             && self.pids.is_empty()
+            && self.trees.is_empty()
     }
 
     /// Adds all of another need.
@@ -93,14 +98,17 @@ impl Need {
         self.branches.extend(other.branches);
         self.schedules.extend(other.schedules);
         self.pids.extend(other.pids);
+        self.trees.extend(other.trees);
     }
 }
 
 /// What was found of a [`Need`]. Ids that do not exist are simply not there.
 #[derive(Clone, Debug, Default)]
 pub struct Loaded {
-    /// The objects found, those of `need.pids` included.
+    /// The objects found, those of `need.pids` and `need.trees` included.
     pub objects: Vec<Arc<Object>>,
+    /// Whether the trees are too large to be loaded at once ([`TREES_MAX`]): some of their objects are missing.
+    pub are_trees_cut: bool,
     /// Births that were not looked for, and are taken to be absent. If one is there after all, the commit
     /// that creates it is refused with [`Error::Conflict`], and they are looked for the next time.
     pub guessed: BTreeSet<Id>,
@@ -128,6 +136,9 @@ pub struct ScheduleChange {
     pub after: Option<Arc<Schedule>>,
 }
 
+/// Objects that [`Need::trees`] may come to.
+pub const TREES_MAX: usize = 10_000;
+
 /// Everything a batch decided, to be committed together or not at all.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
@@ -135,17 +146,21 @@ pub struct Changes {
     pub objects: Vec<Change>,
     /// At most one per id.
     pub schedules: Vec<ScheduleChange>,
+    /// Objects that are no more, as loaded in this transaction; none of them is in `objects`.
+    pub deleted: Vec<Arc<Object>>,
 }
 
 impl Changes {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.objects.is_empty() && self.schedules.is_empty()
+        self.objects.is_empty() && self.schedules.is_empty() && self.deleted.is_empty()
     }
 }
 
 /// A batch's transaction: what it loads is committed state, and if anything of that changes before the
-/// commit, other than members of branches, the commit is refused with [`Error::Conflict`].
+/// commit, other than members of branches, the commit is refused with [`Error::Conflict`]. What was absent may
+/// be created meanwhile by others; but not before a commit begins that deletes: then what has come up in the trees
+/// that were loaded, or was looked for in vain, is a conflict too.
 #[async_trait]
 pub trait Transaction: Send {
     /// Loads what is needed in a constant number of statements, whatever the size of the need.
@@ -172,6 +187,28 @@ pub struct PromisePage {
     pub tags: Tags,
     /// Exclusive lower bound.
     pub after: Option<Id>,
+    /// At most this many rows.
+    pub limit: usize,
+}
+
+/// A stored promise without its value and parameter, for those who look at many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// With an empty value and parameter.
+    pub promise: Promise,
+    /// What its task has been told of since it was last acquired.
+    pub resumes: BTreeSet<Id>,
+}
+
+/// A page of outlines: ids from `from` on, after `after` and before `until`, ascending bytewise.
+#[derive(Clone, Debug, Default)]
+pub struct OutlinePage {
+    /// Inclusive lower bound.
+    pub from: String,
+    /// Exclusive lower bound.
+    pub after: Option<Id>,
+    /// Exclusive upper bound.
+    pub until: Option<String>,
     /// At most this many rows.
     pub limit: usize,
 }
@@ -423,6 +460,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Reads a page of promises.
     async fn promises(&self, page: &PromisePage) -> Result<Vec<Promise>>;
+
+    /// Reads a page of outlines.
+    async fn outlines(&self, page: &OutlinePage) -> Result<Vec<Outline>>;
+
+    /// Reads a page of callbacks after `after`, by (awaited, awaiter).
+    async fn callbacks(&self, after: Option<&(Id, Id)>, limit: usize) -> Result<Vec<(Id, Id)>>;
 
     /// Reads a page of objects with tasks.
     async fn tasks(&self, page: &TaskPage) -> Result<Vec<Object>>;

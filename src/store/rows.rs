@@ -38,6 +38,10 @@ pub struct RowChanges<'a> {
     pub schedules_upserted: Vec<&'a Schedule>,
     /// Ids of deleted schedules.
     pub schedules_deleted: Vec<&'a str>,
+    /// Ids of deleted tasks.
+    pub tasks_deleted: Vec<&'a str>,
+    /// Ids of deleted promises.
+    pub promises_deleted: Vec<&'a str>,
 }
 
 /// A whole row of `promises`.
@@ -120,6 +124,9 @@ impl<'a> RowChanges<'a> {
         for change in &changes.objects {
             rows.add_object(change.before.as_deref(), &change.after);
         }
+        for object in &changes.deleted {
+            rows.delete_object(object);
+        }
         for change in &changes.schedules {
             match &change.after {
                 Some(schedule) => rows.schedules_upserted.push(schedule),
@@ -134,6 +141,23 @@ impl<'a> RowChanges<'a> {
         self.add_task(before, after);
         self.add_callbacks(before, after);
         self.add_listeners(before, after);
+    }
+
+    fn delete_object(&mut self, object: &'a Object) {
+        let id = &*object.promise.id;
+        let callbacks = object.callbacks.iter();
+        self.callbacks_deleted
+            .extend(callbacks.map(|awaiter| CallbackRow {
+                awaited: id,
+                awaiter,
+            }));
+        let listeners = object.listeners.keys();
+        self.listeners_deleted
+            .extend(listeners.map(|address| (id, &**address)));
+        if object.task.is_some() {
+            self.tasks_deleted.push(id);
+        }
+        self.promises_deleted.push(id);
     }
 
     fn add_promise(&mut self, before: Option<&Object>, after: &'a Object) {
@@ -333,7 +357,7 @@ impl TaskColumns<'_> {
         Ok(Task {
             state: TaskState::parse(self.state).ok_or_else(|| at.corrupt("state", self.state))?,
             version: self.version,
-            resumes: at.json("resumes", self.resumes)?,
+            resumes: resumes_of(id, self.resumes)?,
             pid: self.pid.map(Id::from),
             ttl: self.ttl,
             expires_at: self.expires_at,
@@ -401,6 +425,14 @@ impl ScheduleColumns<'_> {
 /// none is taken for none.
 pub fn trace(text: Option<&str>) -> Option<Arc<Trace>> {
     text?.parse().ok().map(Arc::new)
+}
+
+/// Checks and decodes the column `resumes` of a task.
+///
+/// # Errors
+/// [`Error::Corrupt`], naming the column and the id.
+pub fn resumes_of(id: &str, resumes: &str) -> Result<BTreeSet<Id>> {
+    Place("tasks", id).json("resumes", resumes)
 }
 
 /// Table and id of a row under decoding.

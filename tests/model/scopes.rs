@@ -309,6 +309,7 @@ fn changes(before: &BTreeMap<Id, Arc<Object>>, after: &BTreeMap<Id, Arc<Object>>
             })
             .collect(),
         schedules: Vec::new(),
+        deleted: Vec::new(),
     }
 }
 
@@ -360,6 +361,7 @@ async fn compare(store: &dyn Store, tally: &Tally) -> resonate::store::Result<()
                 })
                 .collect(),
             schedules: Vec::new(),
+            deleted: Vec::new(),
         };
         store.begin().await?.commit(&there).await?;
         let need = Need {

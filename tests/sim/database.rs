@@ -17,9 +17,9 @@ use resonate::protocol::reply::Reply;
 use resonate::store::bus::Bus;
 use resonate::store::memory::MemoryStore;
 use resonate::store::{
-    Changes, Deadline, Dump, Error, Kind, Loaded, MessageKind, Need, PromisePage, QueueCursor,
-    Queues, Result, SchedulePage, StateCounts, Store, TaskPage, Transaction, Waiting, WaitingCount,
-    WaitingKind,
+    Changes, Deadline, Dump, Error, Kind, Loaded, MessageKind, Need, Outline, OutlinePage,
+    PromisePage, QueueCursor, Queues, Result, SchedulePage, StateCounts, Store, TaskPage,
+    Transaction, Waiting, WaitingCount, WaitingKind,
 };
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::task::coop::unconstrained;
@@ -500,6 +500,14 @@ impl Store for Handle {
 
     async fn promises(&self, page: &PromisePage) -> Result<Vec<Promise>> {
         self.ask(self.database.inner.promises(page)).await
+    }
+
+    async fn outlines(&self, page: &OutlinePage) -> Result<Vec<Outline>> {
+        self.ask(self.database.inner.outlines(page)).await
+    }
+
+    async fn callbacks(&self, after: Option<&(Id, Id)>, limit: usize) -> Result<Vec<(Id, Id)>> {
+        self.ask(self.database.inner.callbacks(after, limit)).await
     }
 
     async fn tasks(&self, page: &TaskPage) -> Result<Vec<Object>> {

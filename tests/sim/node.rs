@@ -100,7 +100,7 @@ impl Node {
         let timers = Timers::new(timers::Settings {
             sweep_interval: plan.sweep_interval,
         });
-        let drivers = Drivers::new(timers, outbox, None, clock.clone());
+        let drivers = Drivers::new(timers, outbox, None, Arc::default(), clock.clone());
         let engine = Engine::start(Options {
             store: handle.clone(),
             clock: clock.clone(),

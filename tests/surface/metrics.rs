@@ -472,3 +472,21 @@ fn a_metrics_port_that_is_taken_does_not_stop_the_server() {
     let server = Server::single_with(&["--observability-metrics-port", &port]);
     assert_eq!(server.get("/health").status(), 200);
 }
+
+#[test]
+fn what_retention_deletes_and_leaves_shows() {
+    let port = free_port();
+    let more = ["--retention-after", "1", "--retention-interval", "1"];
+    let server = measured(port, &more);
+    let client = server.client();
+    for id in ["over", "owing"] {
+        client.create(id, i64::MAX, json!({}));
+    }
+    // What is to be told of it stays undelivered.
+    client.listen("owing", "poll://uni@absent/x");
+    client.settle("over", "resolved");
+    client.settle("owing", "resolved");
+    becomes(port, "resonate_retention_deleted_total", 1.0);
+    reaches(port, "resonate_retention_oldest_seconds", 1.0);
+    reaches(port, "resonate_retention_walks_total", 2.0);
+}

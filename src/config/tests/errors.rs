@@ -3,7 +3,7 @@
 use super::*;
 
 /// The settings that must be at least 1.
-const AT_LEAST_ONE: [&str; 39] = [
+const AT_LEAST_ONE: [&str; 43] = [
     "auth.refresh_interval",
     "limits.max_address_length",
     "limits.max_heartbeat_tasks",
@@ -15,6 +15,9 @@ const AT_LEAST_ONE: [&str; 39] = [
     "messages.batch_size",
     "messages.poll_interval",
     "messages.unblock_ttl",
+    "retention.batch_size",
+    "retention.interval",
+    "retention.rate",
     "server.body_read_timeout",
     "server.header_read_timeout",
     "server.idle_timeout",
@@ -41,6 +44,7 @@ const AT_LEAST_ONE: [&str; 39] = [
     "limits.rate_per_address",
     "limits.rate_per_token",
     "observability.slow_request",
+    "retention.after",
     "storage.sqlite.cache_bytes",
     "server.shutdown_timeout",
     "server.port",
@@ -60,7 +64,7 @@ fn every_integer_is_in_the_table_of_this_test() {
 
 #[test]
 fn integers_that_must_be_at_least_one_say_so_whatever_their_source() {
-    for key in &AT_LEAST_ONE[..33] {
+    for key in &AT_LEAST_ONE[..36] {
         let flag = keys::flag(key);
         for n in [0_i64, -5] {
             let sentence = format!("{key} must be at least 1 (got {n})");
@@ -103,6 +107,28 @@ fn integers_beyond_the_largest_are_refused() {
         .file("tasks.retry_timeout = 9007199254740991")
         .config();
     assert_eq!(config.tasks.retry_timeout.as_i64(), 9_007_199_254_740_991);
+}
+
+#[test]
+fn batches_of_retention_are_bounded_and_its_rules_are_told_apart() {
+    assert_eq!(
+        given().file("retention.batch_size = 1001").error(),
+        "retention.batch_size must be at most 1000 (got 1001) (from resonate.toml)"
+    );
+    let rules = |text: &str| given().env("RESONATE_RETENTION__RULES", text);
+    let config = rules("60000 env=test,0 keep=true").config();
+    let written: Vec<String> = config
+        .retention
+        .rules
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(written, ["60000 env=test", "0 keep=true"]);
+    assert_eq!(
+        rules("1d env=test").error(),
+        "retention.rules must be a list of rules such as \"86400000 env=test\": milliseconds, a space, \
+         tag=value (got \"1d env=test\") (from environment variable RESONATE_RETENTION__RULES)"
+    );
 }
 
 #[test]

@@ -14,7 +14,7 @@ use sqlx::postgres::{PgArguments, Postgres};
 use sqlx::{Arguments, Encode, Type};
 
 use crate::protocol::record::Schedule;
-use crate::store::rows::{CallbackRow, RowChanges, TaskRow, json};
+use crate::store::rows::{CallbackRow, RowChanges, TaskRow, json, limit};
 use crate::store::{Changes, Error, Result};
 
 use super::revisions::Revisions;
@@ -45,13 +45,31 @@ pub fn commit(changes: &Changes, seen: &Revisions, rev: i64) -> Result<Option<Co
         parts.bind(held.tasks.1)?;
         parts.bind(held.schedules.0)?;
         parts.bind(held.schedules.1)?;
-        parts.part(sql::held::ALL)?;
+        if changes.deleted.is_empty() {
+            parts.part(sql::held::ALL)?;
+        } else {
+            parts.part(sql::held::ALL_BUT_TREES)?;
+            let (from, until): (Vec<String>, Vec<String>) = seen.ranges().unzip();
+            parts.bind(from)?;
+            parts.bind(until)?;
+            parts.bind(limit(seen.in_trees()))?;
+            parts.bind(seen.absent())?;
+            parts.part(sql::held::TREES)?;
+        }
     }
     let before = parts.texts.len();
     add_promises(&mut parts, changes, &rows)?;
     add_tasks(&mut parts, &rows)?;
     add_obligations(&mut parts, &rows)?;
     add_schedules(&mut parts, &rows, seen)?;
+    if !rows.tasks_deleted.is_empty() {
+        parts.bind(rows.tasks_deleted.clone())?;
+        parts.part(sql::write::DELETE_TASKS)?;
+    }
+    if !rows.promises_deleted.is_empty() {
+        parts.bind(rows.promises_deleted.clone())?;
+        parts.part(sql::write::DELETE_PROMISES)?;
+    }
     if parts.texts.len() == before {
         return Ok(None);
     }

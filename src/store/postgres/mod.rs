@@ -22,15 +22,16 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
 use crate::machine::object::Object;
+use crate::protocol::lineage;
 use crate::protocol::record::{Id, Millis, Promise, Schedule, Tags};
 
 use super::columns;
 use super::guesses::Guesses;
 use super::rows::{self, json, limit};
 use super::{
-    Changes, Deadline, Dump, Error, Kind, Loaded, MessageKind, Need, Pool, PromisePage,
-    QueueCursor, Queues, Result, SchedulePage, StateCounts, Store, TaskPage, Transaction, Waiting,
-    WaitingCount, WaitingKind,
+    Changes, Deadline, Dump, Error, Kind, Loaded, MessageKind, Need, Outline, OutlinePage, Pool,
+    PromisePage, QueueCursor, Queues, Result, SchedulePage, StateCounts, Store, TREES_MAX,
+    TaskPage, Transaction, Waiting, WaitingCount, WaitingKind,
 };
 use crate::store::bus::Bus;
 use bus::PostgresBus;
@@ -146,7 +147,8 @@ impl PostgresStore {
     }
 
     async fn has_committed(&self, changes: &Changes, rev: i64) -> Result<bool> {
-        let mut objects: Vec<&str> = Vec::new();
+        let deleted = changes.deleted.iter().map(|object| &*object.promise.id);
+        let mut objects: Vec<&str> = deleted.collect();
         let mut born: Vec<&str> = Vec::new();
         for change in &changes.objects {
             let id = &*change.after.promise.id;
@@ -157,7 +159,8 @@ impl PostgresStore {
         }
         let schedules: Vec<&str> = changes.schedules.iter().map(|c| &*c.id).collect();
         // What is deleted has no revision to tell by. If it is gone, it does not matter who did it.
-        let is_deletion = objects.is_empty() && changes.schedules.iter().all(|c| c.after.is_none());
+        let is_deletion =
+            changes.objects.is_empty() && changes.schedules.iter().all(|c| c.after.is_none());
         let mut link = self.writers.take().await?;
         let found = link.run(async |connection| {
             if !born.is_empty() {
@@ -221,6 +224,20 @@ impl Transaction for PostgresTransaction<'_> {
             let held = all(&mut self.link, query, columns::id).await?;
             wanted.extend(held.iter().map(ToString::to_string));
         }
+        if !need.trees.is_empty() {
+            let ranges = need.trees.iter().flat_map(|root| lineage::ranges(root));
+            let (from, until): (Vec<String>, Vec<String>) = ranges.unzip();
+            let query = sqlx::query(sql::TREE_IDS)
+                .bind(from)
+                .bind(until)
+                .bind(limit(TREES_MAX + 1));
+            let ids = all(&mut self.link, query, columns::id).await?;
+            loaded.are_trees_cut = ids.len() > TREES_MAX;
+            if !loaded.are_trees_cut {
+                wanted.extend(ids.iter().map(ToString::to_string));
+            }
+        }
+        self.seen.looked_for(&need.trees, &wanted);
         if !wanted.is_empty() {
             let query = sqlx::query(sql::LOAD_OBJECTS).bind(wanted);
             for object in all(&mut self.link, query, decode::revised_object).await? {
@@ -323,6 +340,31 @@ impl Store for PostgresStore {
             .bind(wanted(&page.tags))
             .bind(limit(page.limit));
         self.search(query, columns::promise).await
+    }
+
+    async fn outlines(&self, page: &OutlinePage) -> Result<Vec<Outline>> {
+        let sql = match page.until {
+            Some(_) => sql::OUTLINES_UNTIL,
+            None => sql::OUTLINES,
+        };
+        let query = sqlx::query(sql)
+            .bind(page.from.clone())
+            .bind(page.after.as_deref().map(str::to_owned))
+            .bind(limit(page.limit));
+        let query = match &page.until {
+            Some(until) => query.bind(until.clone()),
+            None => query,
+        };
+        self.all(query, columns::outline).await
+    }
+
+    async fn callbacks(&self, after: Option<&(Id, Id)>, rows: usize) -> Result<Vec<(Id, Id)>> {
+        let (awaited, awaiter) = after.map_or(("", ""), |(awaited, awaiter)| (awaited, awaiter));
+        let query = sqlx::query(sql::CALLBACKS)
+            .bind(awaited.to_owned())
+            .bind(awaiter.to_owned())
+            .bind(limit(rows));
+        self.all(query, columns::listener_key).await
     }
 
     async fn tasks(&self, page: &TaskPage) -> Result<Vec<Object>> {

@@ -75,6 +75,33 @@ pub const PROMISES: &str = concat!(
     " ORDER BY p.id LIMIT $5"
 );
 
+/// Ids in the ranges from $1 until $2, at most $3.
+pub const TREE_IDS: &str = "
+    SELECT p.id FROM unnest($1::text[], $2::text[]) AS w (from_id, until_id) JOIN promises AS p
+        ON p.id >= w.from_id AND p.id < w.until_id
+    LIMIT $3";
+
+/// A page of outlines: from $1, after $2, at most $3, and before $4 where a bound is wanted.
+macro_rules! outlines {
+    ($bound:literal) => {
+        concat!(
+            "SELECT p.id, p.state, p.timeout_at, p.created_at, p.settled_at, p.tags, '{}', '{}',
+                coalesce(t.resumes, '[]')
+            FROM promises AS p LEFT JOIN tasks AS t ON t.id = p.id AND t.resumes <> '[]'
+            WHERE p.id >= $1 AND p.id >= coalesce($2, '') AND p.id IS DISTINCT FROM $2",
+            $bound,
+            " ORDER BY p.id LIMIT $3"
+        )
+    };
+}
+pub const OUTLINES: &str = outlines!("");
+pub const OUTLINES_UNTIL: &str = outlines!(" AND p.id < $4");
+
+/// A page of callbacks: after $1 and $2, at most $3.
+pub const CALLBACKS: &str = "
+    SELECT awaited, awaiter FROM callbacks WHERE (awaited, awaiter) > ($1, $2)
+    ORDER BY awaited, awaiter LIMIT $3";
+
 /// A page of tasks: after $1, in state $2 or with a promise due at $3, at most $4.
 pub const TASKS: &str = concat!(
     "SELECT ",
@@ -281,14 +308,18 @@ pub const HAS_COMMITTED: &str = "
     t AS MATERIALIZED (SELECT rev FROM tasks WHERE id = ANY($2::text[]) ORDER BY id FOR SHARE),
     s AS MATERIALIZED (SELECT rev FROM schedules WHERE id = ANY($3::text[]) ORDER BY id FOR SHARE)
     SELECT EXISTS (SELECT 1 FROM p WHERE rev = $1) OR EXISTS (SELECT 1 FROM t WHERE rev = $1)
-        OR EXISTS (SELECT 1 FROM s WHERE rev = $1) OR ($4::bool AND NOT EXISTS (SELECT 1 FROM s))";
+        OR EXISTS (SELECT 1 FROM s WHERE rev = $1)
+        OR ($4::bool AND NOT EXISTS (SELECT 1 FROM s) AND NOT EXISTS (SELECT 1 FROM p))";
 
 /// A commit is one statement, put together in [`super::encode`] of these and of [`write`]: locks what
 /// the batch was decided on, in one order for all batches, and finds out whether it is still the same.
 /// A `?` is the next argument.
 pub mod held {
     /// Promises as they were, tasks, schedules.
-    pub const ALL: &str = "
+    macro_rules! as_they_were {
+        ($verdict:literal) => {
+            concat!(
+                "
         held_promises AS MATERIALIZED (
             SELECT p.id FROM unnest(?::text[], ?::bigint[]) AS w (id, rev)
                 JOIN promises AS p ON p.id = w.id AND p.rev = w.rev
@@ -301,11 +332,30 @@ pub mod held {
             SELECT s.id FROM unnest(?::text[], ?::bigint[]) AS w (id, rev)
                 JOIN schedules AS s ON s.id = w.id AND s.rev = w.rev
             ORDER BY s.id FOR UPDATE OF s),
-        verdict (is_current) AS MATERIALIZED (
+        ",
+                $verdict,
+                " (is_current) AS MATERIALIZED (
             SELECT (SELECT count(*) FROM held_promises) = cardinality($2)
                 AND (SELECT count(*) FROM held_tasks) = cardinality($4)
                 AND (SELECT count(*) FROM held_schedules) = cardinality($6)
-                AND $1::bigint IS NOT NULL)";
+                AND $1::bigint IS NOT NULL)"
+            )
+        };
+    }
+    pub const ALL: &str = as_they_were!("verdict");
+
+    /// The same, to be followed by [`TREES`].
+    pub const ALL_BUT_TREES: &str = as_they_were!("held");
+
+    /// In the ranges there are no more promises than so many, and none has one of these ids.
+    pub const TREES: &str = "
+        verdict (is_current) AS MATERIALIZED (
+            SELECT is_current
+                AND (SELECT count(DISTINCT p.id)
+                    FROM unnest(?::text[], ?::text[]) AS w (from_id, until_id)
+                    JOIN promises AS p ON p.id >= w.from_id AND p.id < w.until_id) = ?::bigint
+                AND NOT EXISTS (SELECT 1 FROM promises WHERE id = ANY(?::text[]))
+            FROM held)";
 
     /// For a batch that was decided on nothing: new promises.
     pub const NOTHING: &str = "
@@ -426,4 +476,16 @@ pub mod write {
         schedules_deleted AS (
             DELETE FROM schedules AS s USING unnest(?::text[]) AS r (id)
             WHERE s.id = r.id AND (SELECT is_current FROM verdict))";
+
+    /// Tasks of deleted promises.
+    pub const DELETE_TASKS: &str = "
+        tasks_deleted AS (
+            DELETE FROM tasks AS t USING unnest(?::text[]) AS r (id)
+            WHERE t.id = r.id AND (SELECT is_current FROM verdict))";
+
+    /// Deleted promises.
+    pub const DELETE_PROMISES: &str = "
+        promises_deleted AS (
+            DELETE FROM promises AS p USING unnest(?::text[]) AS r (id)
+            WHERE p.id = r.id AND (SELECT is_current FROM verdict))";
 }

@@ -191,7 +191,11 @@ async fn no_statement_reads_a_whole_table() {
     };
     let write = |part: &str| {
         // `held` is numbered from 2 to 7 and each part goes on.
-        let text = format!("{}, {part}", sql::held::ALL);
+        let held = match part.contains("DELETE FROM promises") {
+            true => format!("{}, {}", sql::held::ALL_BUT_TREES, sql::held::TREES),
+            false => sql::held::ALL.to_owned(),
+        };
+        let text = format!("{held}, {part}");
         format!("WITH {} SELECT is_current FROM verdict", numbered(&text))
     };
     let reads = [
@@ -208,6 +212,10 @@ async fn no_statement_reads_a_whole_table() {
         sql::WAITING_EXECUTES,
         sql::WAITING_UNBLOCKS,
         sql::STALE_UNBLOCKS,
+        sql::TREE_IDS,
+        sql::OUTLINES,
+        sql::OUTLINES_UNTIL,
+        sql::CALLBACKS,
         sql::AWAIT_INSERTS,
         sql::HAS_COMMITTED,
     ];
@@ -223,6 +231,8 @@ async fn no_statement_reads_a_whole_table() {
         sql::write::INSERT_SCHEDULES,
         sql::write::UPDATE_SCHEDULES,
         sql::write::DELETE_SCHEDULES,
+        sql::write::DELETE_TASKS,
+        sql::write::DELETE_PROMISES,
     ];
     let statements = reads.iter().map(|&sql| sql.to_owned());
     for statement in statements.chain(writes.iter().map(|part| write(part))) {
@@ -261,6 +271,7 @@ async fn a_commit_whose_connection_breaks_is_told_apart_from_one_that_did_not_ha
                 after: after.into(),
             }],
             schedules: Vec::new(),
+            deleted: Vec::new(),
         }
     };
     let changes = change(PromiseState::Resolved);
@@ -270,6 +281,48 @@ async fn a_commit_whose_connection_breaks_is_told_apart_from_one_that_did_not_ha
     assert!(matches!(undone, Err(Error::Unavailable(_))), "{undone:?}");
     meddle(&database, "UPDATE promises SET rev = 7").await;
     store.resolve_doubt(&changes, 7, reason()).await.unwrap();
+}
+
+/// What another server creates while a tree is looked at is not left behind in it.
+#[tokio::test]
+async fn a_tree_that_has_grown_meanwhile_is_not_deleted() {
+    let (store, _database) = open().await;
+    let need = Need {
+        trees: ["t.1".into()].into(),
+        objects: ["t".into()].into(),
+        ..Need::default()
+    };
+    for meanwhile in ["t.1.9", "t.1:9", "t"] {
+        insert(&store, ["t.1", "t.1.0"].map(plain)).await;
+        let mut transaction = store.begin().await.unwrap();
+        let loaded = transaction.load(&need).await.unwrap();
+        insert(&store, ["other", "t.2", meanwhile].map(plain)).await;
+        let deletion = Changes {
+            deleted: loaded.objects,
+            ..Changes::default()
+        };
+        let outcome = transaction.commit(&deletion).await;
+        assert!(
+            matches!(outcome, Err(Error::Conflict(_))),
+            "{meanwhile}: {outcome:?}"
+        );
+        assert_eq!(store.dump().await.unwrap().objects.len(), 5);
+        store.reset().await.unwrap();
+    }
+    // Without anything of that, it is.
+    insert(&store, ["t.1", "t.1.0"].map(plain)).await;
+    let mut transaction = store.begin().await.unwrap();
+    let loaded = transaction.load(&need).await.unwrap();
+    insert(&store, ["other", "t.2"].map(plain)).await;
+    let deletion = Changes {
+        deleted: loaded.objects,
+        ..Changes::default()
+    };
+    transaction.commit(&deletion).await.unwrap();
+    assert_eq!(store.dump().await.unwrap().objects.len(), 2);
+    // A commit that only deletes leaves no revision to tell it by; that nothing is left does.
+    let gone = store.resolve_doubt(&deletion, 7, "the connection broke".to_owned());
+    gone.await.unwrap();
 }
 
 #[tokio::test]

@@ -106,6 +106,8 @@ pub fn statements(changes: &Changes) -> Result<Vec<Statement>> {
         )
     })?;
     all.add(sql::DELETE_SCHEDULES, &rows.schedules_deleted, |row| *row)?;
+    all.add(sql::DELETE_TASKS, &rows.tasks_deleted, |row| *row)?;
+    all.add(sql::DELETE_PROMISES, &rows.promises_deleted, |row| *row)?;
     Ok(all.0)
 }
 

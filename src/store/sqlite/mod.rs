@@ -32,9 +32,9 @@ use crate::protocol::record::{Id, Millis, Promise, Schedule, Tags};
 use super::columns;
 use super::rows::{self, json, limit};
 use super::{
-    Changes, Deadline, Dump, Kind, Loaded, MessageKind, Need, Pool, PromisePage, QueueCursor,
-    Queues, Result, SchedulePage, StateCounts, Store, TaskPage, Transaction, Waiting, WaitingCount,
-    WaitingKind,
+    Changes, Deadline, Dump, Kind, Loaded, MessageKind, Need, Outline, OutlinePage, Pool,
+    PromisePage, QueueCursor, Queues, Result, SchedulePage, StateCounts, Store, TaskPage,
+    Transaction, Waiting, WaitingCount, WaitingKind,
 };
 use crate::telemetry::metrics::METRICS;
 use cache::Cache;
@@ -227,6 +227,31 @@ impl Store for SqliteStore {
             .bind(wanted(&page.tags))
             .bind(limit(page.limit));
         self.search(query, columns::promise).await
+    }
+
+    async fn outlines(&self, page: &OutlinePage) -> Result<Vec<Outline>> {
+        let sql = match page.until {
+            Some(_) => sql::OUTLINES_UNTIL,
+            None => sql::OUTLINES,
+        };
+        let query = sqlx::query(sql)
+            .bind(&*page.from)
+            .bind(page.after.as_deref())
+            .bind(limit(page.limit));
+        let query = match &page.until {
+            Some(until) => query.bind(&**until),
+            None => query,
+        };
+        self.all(query, columns::outline).await
+    }
+
+    async fn callbacks(&self, after: Option<&(Id, Id)>, rows: usize) -> Result<Vec<(Id, Id)>> {
+        let (awaited, awaiter) = after.map_or(("", ""), |(awaited, awaiter)| (awaited, awaiter));
+        let query = sqlx::query(sql::CALLBACKS)
+            .bind(awaited)
+            .bind(awaiter)
+            .bind(limit(rows));
+        self.all(query, columns::listener_key).await
     }
 
     async fn tasks(&self, page: &TaskPage) -> Result<Vec<Object>> {

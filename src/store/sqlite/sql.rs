@@ -78,6 +78,33 @@ pub const PROMISES: &str = concat!(
     " ORDER BY p.id LIMIT ?5 + 0"
 );
 
+/// Ids in the ranges `[from, until]` of ?1, at most ?2.
+pub const TREE_IDS: &str = "
+    SELECT p.id FROM json_each(?1) AS w CROSS JOIN promises AS p
+        ON p.id >= w.value ->> 0 AND p.id < w.value ->> 1
+    LIMIT ?2 + 0";
+
+/// A page of outlines: from ?1, after ?2, at most ?3, and before ?4 where a bound is wanted.
+macro_rules! outlines {
+    ($bound:literal) => {
+        concat!(
+            "SELECT p.id, p.state, p.timeout_at, p.created_at, p.settled_at, p.tags, '{}', '{}',
+                coalesce(t.resumes, '[]')
+            FROM promises AS p LEFT JOIN tasks AS t ON t.id = p.id AND t.resumes <> '[]'
+            WHERE p.id >= max(?1, coalesce(?2, '')) AND p.id IS NOT ?2",
+            $bound,
+            " ORDER BY p.id LIMIT ?3 + 0"
+        )
+    };
+}
+pub const OUTLINES: &str = outlines!("");
+pub const OUTLINES_UNTIL: &str = outlines!(" AND p.id < ?4");
+
+/// A page of callbacks: after ?1 and ?2, at most ?3.
+pub const CALLBACKS: &str = "
+    SELECT awaited, awaiter FROM callbacks WHERE (awaited, awaiter) > (?1, ?2)
+    ORDER BY awaited, awaiter LIMIT ?3 + 0";
+
 /// A page of tasks: after ?1, in state ?2 or with a promise due at ?3, at most ?4.
 pub const TASKS: &str = concat!(
     "SELECT ",
@@ -333,3 +360,11 @@ pub const UPSERT_SCHEDULES: &str = "
 /// Rows are ids.
 pub const DELETE_SCHEDULES: &str = "
     DELETE FROM schedules WHERE id IN (SELECT value FROM json_each(?))";
+
+/// Rows are ids.
+pub const DELETE_TASKS: &str = "
+    DELETE FROM tasks WHERE id IN (SELECT value FROM json_each(?))";
+
+/// Rows are ids.
+pub const DELETE_PROMISES: &str = "
+    DELETE FROM promises WHERE id IN (SELECT value FROM json_each(?))";

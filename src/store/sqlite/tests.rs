@@ -109,6 +109,7 @@ fn inserted(names: &[&str]) -> Changes {
     Changes {
         objects: names.iter().map(change).collect(),
         schedules: Vec::new(),
+        deleted: Vec::new(),
     }
 }
 
@@ -369,6 +370,12 @@ async fn no_statement_walks_a_table_it_could_search() {
         sql::UPSERT_LISTENERS,
         sql::DELETE_LISTENERS,
         sql::DELETE_SCHEDULES,
+        sql::DELETE_TASKS,
+        sql::DELETE_PROMISES,
+        sql::TREE_IDS,
+        sql::OUTLINES,
+        sql::OUTLINES_UNTIL,
+        sql::CALLBACKS,
     ] {
         let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
         let rows = sqlx::query(explain).fetch_all(&mut connection).await;

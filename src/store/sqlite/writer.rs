@@ -11,16 +11,17 @@
 //!     └─────────────────┘ committed, or refused and rolled back
 //! ```
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
+use crate::protocol::lineage;
 use crate::protocol::record::Id;
 use crate::store::guesses::Guesses;
-use crate::store::rows::json;
-use crate::store::{Changes, Error, Loaded, Need, Result};
+use crate::store::rows::{json, limit};
+use crate::store::{Changes, Error, Loaded, Need, Result, TREES_MAX};
 
 use super::cache::Cache;
 use super::encode::{self, Statement};
@@ -97,10 +98,15 @@ impl Writer {
     pub async fn load(&mut self, need: &Need) -> Result<Loaded> {
         let mut loaded = Loaded::default();
         let mut wanted = Vec::new();
-        for id in &need.objects {
+        let (ids_of_trees, are_trees_cut) = self.ids_of_trees(need).await?;
+        loaded.are_trees_cut = are_trees_cut;
+        for id in need.objects.union(&ids_of_trees) {
             if let Some(object) = self.cache.get(id) {
                 loaded.objects.push(object);
-            } else if self.guesses.may_guess() && need.births.contains(id) {
+            } else if self.guesses.may_guess()
+                && need.births.contains(id)
+                && !ids_of_trees.contains(id)
+            {
                 loaded.guessed.insert(id.clone());
             } else {
                 wanted.push(id);
@@ -139,6 +145,27 @@ impl Writer {
         Ok(loaded)
     }
 
+    /// The ids in the trees of a need, or nothing and `true` if there are too many.
+    async fn ids_of_trees(&mut self, need: &Need) -> Result<(BTreeSet<Id>, bool)> {
+        if need.trees.is_empty() {
+            return Ok((BTreeSet::new(), false));
+        }
+        let ranges: Vec<(String, String)> = need
+            .trees
+            .iter()
+            .flat_map(|id| lineage::ranges(id))
+            .collect();
+        let query = sqlx::query(sql::TREE_IDS)
+            .bind(json(&ranges))
+            .bind(limit(TREES_MAX + 1));
+        let (connection, _) = self.clean().await?;
+        let ids = all(query, connection, columns::id).await?;
+        match ids.len() > TREES_MAX {
+            true => Ok((BTreeSet::new(), true)),
+            false => Ok((ids.into_iter().collect(), false)),
+        }
+    }
+
     /// Commits what was decided on what was loaded.
     pub async fn commit(&mut self, changes: &Changes) -> Result<()> {
         let may_guess = self.guesses.may_guess();
@@ -149,6 +176,9 @@ impl Writer {
         // From here on until the outcome is known, only the file can tell.
         for change in &changes.objects {
             self.cache.remove(&change.after.promise.id);
+        }
+        for object in &changes.deleted {
+            self.cache.remove(&object.promise.id);
         }
         let outcome = self.write(statements).await;
         self.guesses

@@ -14,11 +14,13 @@ use crate::protocol::record::{
 };
 use crate::protocol::trace::Trace;
 
+mod deletion;
 mod ranges;
 mod records;
 mod transactions;
 mod transfer;
 
+pub(crate) use deletion::*;
 pub(crate) use ranges::*;
 pub(crate) use records::*;
 pub(crate) use transactions::*;
@@ -62,6 +64,11 @@ macro_rules! behaviours {
             an_empty_commit_is_fine,
             large_batches_commit_at_once,
             what_is_created_twice_is_a_conflict_once,
+            what_is_deleted_is_gone,
+            trees_load_what_is_below_their_roots,
+            trees_too_large_to_load_say_so,
+            outlines_come_in_pages,
+            callbacks_come_in_pages,
             dump_is_ordered_and_whole,
             reset_deletes_everything,
             the_store_answers
@@ -211,6 +218,7 @@ fn inserted(objects: impl IntoIterator<Item = Object>) -> Changes {
     Changes {
         objects: objects.into_iter().map(change).collect(),
         schedules: Vec::new(),
+        deleted: Vec::new(),
     }
 }
 
@@ -233,6 +241,7 @@ pub(crate) async fn put_schedules(
     let changes = Changes {
         objects: Vec::new(),
         schedules: schedules.into_iter().map(change).collect(),
+        deleted: Vec::new(),
     };
     let need = Need {
         schedules: changes.schedules.iter().map(|c| c.id.clone()).collect(),
@@ -256,6 +265,7 @@ async fn change(store: &dyn Store, name: &str, change: impl FnOnce(&mut Object))
             after: Arc::new(after.clone()),
         }],
         schedules: Vec::new(),
+        deleted: Vec::new(),
     };
     transaction.commit(&changes).await.unwrap();
     assert_eq!(load(store, &[name]).await, [after.clone()]);

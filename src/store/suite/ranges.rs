@@ -250,6 +250,7 @@ pub(crate) async fn ended_objects_have_no_deadlines(store: &dyn Store) {
     let changes = Changes {
         objects: Vec::new(),
         schedules: vec![deleted("cron"), deleted("never")],
+        deleted: Vec::new(),
     };
     commit(store, &changes).await.unwrap();
     let due = store.due(Millis::MAX, Queues::All, 100).await.unwrap();

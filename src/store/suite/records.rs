@@ -258,6 +258,7 @@ pub(crate) async fn schedules_come_change_and_go(store: &dyn Store) {
     let changes = Changes {
         objects: Vec::new(),
         schedules: vec![deleted("daily"), deleted("missing")],
+        deleted: Vec::new(),
     };
     transaction.commit(&changes).await.unwrap();
     assert_eq!(store.read_schedule("daily").await.unwrap(), None);

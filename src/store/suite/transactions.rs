@@ -185,6 +185,7 @@ pub(crate) async fn large_batches_commit_at_once(store: &dyn Store) {
             })
             .collect(),
         schedules: Vec::new(),
+        deleted: Vec::new(),
     };
     commit(store, &changes).await.unwrap();
     let due = store.due(Millis::MAX, Queues::All, 10).await.unwrap();

@@ -153,14 +153,14 @@ pub(crate) async fn what_is_filled_is_found_like_what_was_written(place: &dyn Pl
     for objects in all.objects.chunks(100) {
         fill.add(&Changes {
             objects: objects.to_vec(),
-            schedules: Vec::new(),
+            ..Changes::default()
         })
         .await
         .unwrap();
     }
     let rest = Changes {
-        objects: Vec::new(),
         schedules: all.schedules,
+        ..Changes::default()
     };
     fill.add(&rest).await.unwrap();
     let counts = MemoryStore::snapshot(&written).counts().await.unwrap();

@@ -76,6 +76,18 @@ impl Metrics {
                 "Spans that no OTLP collector got: full (more than it took in time), refused (or not reached).",
                 &["reason"],
             ),
+            retention_deleted: catalogue.counter(
+                "resonate_retention_deleted_total",
+                "Promises deleted by retention, with their tasks.",
+            ),
+            retention_walks: catalogue.counter(
+                "resonate_retention_walks_total",
+                "Walks over all promises that retention has finished.",
+            ),
+            retention_oldest_seconds: catalogue.gauge(
+                "resonate_retention_oldest_seconds",
+                "Since when the oldest promise that the last retention walk left has been settled; 0 if there is none.",
+            ),
             queue_jobs: catalogue.gauge(
                 "resonate_queue_jobs",
                 "Requests and internal steps that wait to be put into a batch.",

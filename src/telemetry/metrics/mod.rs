@@ -67,6 +67,9 @@ pub struct Metrics {
     timers: IntGauge,
     timers_overdue_seconds: Gauge,
     sweep_found: IntCounterVec,
+    retention_deleted: IntCounter,
+    retention_walks: IntCounter,
+    retention_oldest_seconds: IntGauge,
 }
 
 /// Sets gauges that nobody keeps up to date.
@@ -147,6 +150,18 @@ impl Metrics {
     /// The server closed a connection (`full`, `room`, `head`, `idle`, `handshake`, `unread`).
     pub fn connection_closed(&self, reason: &'static str) {
         self.connections_closed.with_label_values(&[reason]).inc();
+    }
+
+    /// Retention has deleted so many promises.
+    pub fn retention_deleted(&self, promises: usize) {
+        self.retention_deleted
+            .inc_by(u64::try_from(promises).unwrap_or(u64::MAX));
+    }
+
+    /// A walk of retention has come to its end, and left promises that settled up to so long ago.
+    pub fn retention_walk(&self, oldest_ms: i64) {
+        self.retention_walks.inc();
+        self.retention_oldest_seconds.set(oldest_ms / 1000);
     }
 
     /// A request was one too many for its `address` or its `token`.

@@ -74,6 +74,7 @@ impl Oracle {
         match step {
             Step::Promise(id) => self.step_promise(id),
             Step::Schedule(id) => self.step_schedule(id),
+            Step::Retire(_) => unreachable!("nothing is deleted in these histories"),
             Step::UnblockDue { promise, address } => self.step_unblock_due(promise, address),
             Step::UnblockDone { promise, address } => self.step_unblock_done(promise, address),
             Step::UnblockFailed { promise, address } => self.step_unblock_failed(promise, address),
