@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 SEEDS ?= 0..10000
-.PHONY: help run test check model sim scopes linear mutants coverage crash power retention deliveries chaos database-restarts postgres cluster sdk-long soak fuzz deny docs bench bench-parts bench-postgres hostile
+.PHONY: help run test check model sim scopes linear mutants coverage crash power retention deliveries chaos database-restarts postgres cluster sdk-long soak fuzz deny docs image-root bench bench-parts bench-postgres hostile
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' Makefile
@@ -78,8 +78,12 @@ deny: ## Advisories and licences of all dependencies; installs cargo-deny
 	test -x target/tools/bin/cargo-deny || cargo install cargo-deny --locked --version 0.20.2 --root target/tools
 	target/tools/bin/cargo-deny check
 
-docs: ## Write docs/cli.md from what the program says
-	RESONATE_REWRITE_DOCS=1 cargo test --locked --test main cli::docs::
+docs: ## Write docs/cli.md and docs/configuration.md from what the program and resonate.toml say
+	RESONATE_REWRITE_DOCS=1 cargo test --locked --test main -- cli::docs:: docs::configuration::
+
+image-root: ## Carry out the Dockerfile in bare Debian roots, run the image, list it (as root; ten minutes)
+	python3 tests/deploy/check.py
+	tests/sdk/.env/deploy/venv/bin/python tests/deploy/image.py
 
 bench: ## One table: rates and latencies of a release build on SQLite, beside what the machine gives
 	python3 benches/run.py

@@ -15,6 +15,7 @@
 //! | [`http`] | the HTTP surface |
 //! | [`net`] | connections: how many, how long, encrypted or not |
 //! | [`client`] | the public API, from the other side: what `cli` speaks to a server with |
+//! | [`doctor`] | looks at what a server needs, and changes nothing |
 //! | [`config`], [`cli`], [`telemetry`] | settings, command line, logs |
 
 pub mod auth;
@@ -22,6 +23,7 @@ pub mod cli;
 pub mod client;
 pub mod cluster;
 pub mod config;
+pub mod doctor;
 pub mod driver;
 pub mod engine;
 pub mod http;

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use resonate::cli::{self, Action, Invocation, parse_and_load};
+use resonate::cli::{self, Action, Invocation, Sources, parse_and_load};
 use resonate::config::Config;
-use resonate::{serve, telemetry};
-use tokio::signal::unix::{SignalKind, signal};
+use resonate::serve;
+use resonate::telemetry::logging::Log;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -14,6 +15,7 @@ fn main() -> ExitCode {
     let invocation = match parse_and_load() {
         Ok(Action::Serve(invocation)) => invocation,
         Ok(Action::Run(job)) => return job.run(),
+        Ok(Action::RunLocally(job)) => return job.run(),
         Ok(Action::Complete(shell)) => return cli::complete(shell),
         // Explained to the user already.
         Err(code) => return code,
@@ -28,7 +30,12 @@ fn main() -> ExitCode {
 }
 
 fn run(invocation: Invocation) -> anyhow::Result<()> {
-    telemetry::logging::init(&invocation.config.level, invocation.rust_log.as_deref())?;
+    let config = &invocation.config;
+    let log = Log::start(
+        &config.level,
+        invocation.rust_log.as_deref(),
+        config.observability.log_format,
+    )?;
     invocation.log_warnings();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -36,6 +43,8 @@ fn run(invocation: Invocation) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
+        let hangup = signal(SignalKind::hangup())?;
+        tokio::spawn(change_level(log, invocation.sources(), hangup));
         let stop = async move {
             tokio::select! {
                 _ = interrupt.recv() => {}
@@ -58,4 +67,11 @@ fn run(invocation: Invocation) -> anyhow::Result<()> {
         };
         serve::run(invocation.config, greet, stop).await
     })
+}
+
+/// Takes the log level from the configuration again whenever the process is told to.
+async fn change_level(mut log: Log, sources: Sources, mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        log.change(sources.level());
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   start: keys ─> bind ─> store ─> engine ─> transports ─> drivers ─> accept
-//!   stop:  streams end ─> requests finish ─> drivers stop ─> pushes and publishes finish, scripts end ─> books close ─> lanes drain ─> store closes
+//!   stop:  streams end ─> requests finish ─> drivers stop ─> pushes and publishes finish, scripts end ─> books close ─> lanes drain ─> store closes ─> last spans leave
 //! ```
 
 use std::future::Future;
@@ -24,7 +24,7 @@ use crate::driver::retention::{self, Retention};
 use crate::driver::timers::{self, Timers};
 use crate::engine::clock::Clock;
 use crate::engine::{Engine, Options};
-use crate::http::{App, Limits, Rates, Readiness, Responses, limits, rate, router};
+use crate::http::{Accounts, App, Limits, Rates, Readiness, Responses, limits, rate, router};
 use crate::machine;
 use crate::net::{self, Tls};
 use crate::protocol::address::Rules;
@@ -33,6 +33,8 @@ use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::{Durability, SqliteStore};
+use crate::telemetry::otlp::{self, Exporter};
+use crate::telemetry::tracer::Tracer;
 use crate::transport::poll::Hub;
 
 mod auth;
@@ -41,6 +43,9 @@ mod metrics;
 #[cfg(test)]
 mod tests;
 mod transports;
+
+/// How long the last spans and metrics may take to be exported, at most `server.shutdown_timeout`.
+const EXPORT_GRACE_MAX: Duration = Duration::from_secs(2);
 
 /// Runs the server until `stop` is ready, and then until everything in flight has come to its end or
 /// `server.shutdown_timeout` has passed. `listening` is told the address once there is one.
@@ -89,9 +94,10 @@ async fn run_on(
         Some(now) => Clock::of_database(now),
         None => Clock::system(),
     });
+    let (tracer, exporter) = exporter(&config)?;
     let repair_interval = config.messages.poll_interval.as_duration();
     let cluster = store.bus().map(|bus| Cluster::new(bus, repair_interval));
-    let outbox = outbox(&config, address.port(), cluster.clone());
+    let outbox = outbox(&config, address.port(), cluster.clone(), tracer.clone());
     let (table, hub, scripts) = transports::table(&config, &outbox)?;
     outbox.connect(Transports::new(table, hub.clone()));
     let timers = Timers::new(timers::Settings {
@@ -120,6 +126,7 @@ async fn run_on(
         hub.clone(),
         &drivers,
         authenticator,
+        tracer,
     );
     let router = router(app, &server.cors.allow_origins);
     metrics::ask(&engine, &drivers, &hub);
@@ -158,6 +165,9 @@ async fn run_on(
     if tokio::time::timeout(grace, engine.stop()).await.is_err() {
         tracing::warn!("the storage did not close within server.shutdown_timeout");
     }
+    if let Some(exporter) = exporter {
+        exporter.close(grace.min(EXPORT_GRACE_MAX)).await;
+    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -190,6 +200,16 @@ async fn serve_until(
     }
 }
 
+/// Nothing is exported where no collector is configured.
+fn exporter(config: &Config) -> anyhow::Result<(Tracer, Option<Exporter>)> {
+    let Some(endpoint) = config.observability.otlp_endpoint.clone() else {
+        return Ok((Tracer::default(), None));
+    };
+    let settings = otlp::Settings::new(endpoint, |name| std::env::var(name).ok());
+    let started = otlp::start(&settings).context("cannot export over OTLP")?;
+    Ok((started.0, Some(started.1)))
+}
+
 async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
     match config.storage.backend {
         Backend::Sqlite if config.storage.sqlite.is_memory() => Ok(Arc::new(MemoryStore::new())),
@@ -220,7 +240,12 @@ fn address_rules(config: &Config) -> Rules {
     }
 }
 
-fn outbox(config: &Config, bound_port: u16, cluster: Option<Arc<Cluster>>) -> Arc<Outbox> {
+fn outbox(
+    config: &Config,
+    bound_port: u16,
+    cluster: Option<Arc<Cluster>>,
+    tracer: Tracer,
+) -> Arc<Outbox> {
     Outbox::new(outbox::Settings {
         server_url: config.server.public_url(bound_port),
         address_rules: address_rules(config),
@@ -228,6 +253,7 @@ fn outbox(config: &Config, bound_port: u16, cluster: Option<Arc<Cluster>>) -> Ar
         sweep_interval: config.messages.poll_interval.as_duration(),
         sweep_max: config.messages.batch_size,
         unblock_ttl_ms: config.messages.unblock_ttl.as_i64(),
+        tracer,
     })
 }
 
@@ -249,9 +275,12 @@ fn app(
     hub: Hub,
     drivers: &Drivers,
     auth: Option<Authenticator>,
+    tracer: Tracer,
 ) -> Arc<App> {
     let server = &config.server;
     let field_limits = field_limits(config, &**engine.store());
+    let slow = config.observability.slow_request.as_duration();
+    let slow = Some(slow).filter(|slow| !slow.is_zero());
     Arc::new(App {
         engine,
         hub,
@@ -277,6 +306,7 @@ fn app(
             per_token: Some(config.limits.rate_per_token).filter(|rate| *rate > 0),
             burst: config.limits.rate_burst,
         }),
+        accounts: Accounts::new(tracer, slow),
     })
 }
 

@@ -178,4 +178,4 @@ macro_rules! targets {
     };
 }
 
-targets! { address config cron envelope jwt poll push_target requests rows script }
+targets! { address config cron envelope jwt poll push_target requests rows script trace }

@@ -3,6 +3,7 @@
 //! - `cli`: the command line, against the real server, in pipes and on terminals.
 //! - `protocol`, `surface`, `storage`: the real server, spoken to over HTTP as workers and clients do.
 //! - `cluster`: several real servers on one database, which die, and whose database dies.
+//! - `docs`: every block of the documentation, carried out or read.
 //! - `fuzz`: whatever bytes there may be, to everything that reads bytes from outside.
 //! - `model`: random histories through the state machine and the stores, against an oracle.
 //! - `sim`: the whole server in simulated time, by seed: faults of storage, network, workers and processes.
@@ -15,6 +16,7 @@
 
 mod harness {
     pub mod client;
+    pub mod collector;
     pub mod command;
     pub mod database;
     #[cfg(target_os = "linux")]
@@ -25,6 +27,7 @@ mod harness {
     pub mod issuer;
     pub mod jwks;
     pub mod mcp;
+    pub mod openapi;
     pub mod postgres;
     pub mod process;
     pub mod proxy;
@@ -40,11 +43,13 @@ mod harness {
 
 mod cli {
     mod connection;
-    mod docs;
+    pub mod docs;
+    mod doctor;
     mod failures;
     mod fake;
     mod mcp;
     mod mcp_listen;
+    mod moving;
     mod requests;
     mod targets;
     mod terminal;
@@ -64,6 +69,13 @@ mod cluster {
     mod scripts;
     mod stored;
     mod worker;
+}
+
+mod docs {
+    mod blocks;
+    mod configuration;
+    mod links;
+    mod walk;
 }
 
 mod fuzz;
@@ -107,7 +119,7 @@ mod sim;
 
 mod storage {
     mod connection;
-    mod content;
+    pub mod content;
     mod crash;
     mod database;
     mod deliveries;
@@ -136,8 +148,10 @@ mod surface {
     mod hostile;
     mod http;
     mod lifecycle;
+    mod logs;
     mod malformed;
     pub mod metrics;
+    mod openapi;
     mod push;
     mod push_auth;
     mod push_targets;
@@ -148,6 +162,7 @@ mod surface {
     mod stalled;
     mod targets;
     mod tls;
+    mod traces;
 }
 
 mod tidy;
@@ -165,6 +180,7 @@ fn no_file_is_forgotten() {
         ("harness", block("harness")),
         ("cli", block("cli")),
         ("cluster", block("cluster")),
+        ("docs", block("docs")),
         ("protocol", block("protocol")),
         ("storage", block("storage")),
         ("surface", block("surface")),

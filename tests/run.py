@@ -67,6 +67,7 @@ def tests():
         Step("cargo test", ["cargo", "test", "--locked", "--no-fail-fast"], CARGO_RESULT),
         Step("SDKs", SDKS, PYTHON_RESULT, server),
         Step("quickstart", [sys.executable, "-u", "tests/sdk/quickstart.py"], PYTHON_RESULT, server),
+        Step("deployment files", [sys.executable, "-u", "tests/deploy/check.py"], PYTHON_RESULT),
         Step("MCP client", [sys.executable, "-u", "tests/sdk/mcp_client.py"], PYTHON_RESULT, server),
     ]
 

@@ -8,7 +8,7 @@ const LINES_MAX: usize = 600;
 
 /// Which modules a module may import; `serve`, which wires everything together, may import all.
 /// `machine` and `store` share types: what a batch needs and changes, and the objects.
-const IMPORTS: [(&str, &[&str]); 14] = [
+const IMPORTS: [(&str, &[&str]); 15] = [
     ("protocol", &[]),
     ("machine", &["protocol", "store"]),
     ("store", &["protocol", "machine", "telemetry"]),
@@ -44,7 +44,21 @@ const IMPORTS: [(&str, &[&str]); 14] = [
     ("telemetry", &["protocol"]),
     ("config", &["protocol", "telemetry", "transport"]),
     ("client", &["protocol"]),
-    ("cli", &["protocol", "config", "telemetry", "client"]),
+    (
+        "doctor",
+        &["protocol", "store", "auth", "net", "config", "client"],
+    ),
+    (
+        "cli",
+        &[
+            "protocol",
+            "store",
+            "config",
+            "telemetry",
+            "client",
+            "doctor",
+        ],
+    ),
 ];
 
 /// What would bring I/O, a clock or chance into the core.

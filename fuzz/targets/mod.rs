@@ -14,12 +14,13 @@ mod push_target;
 mod requests;
 mod rows;
 mod script;
+mod trace;
 
 /// A target: its name, which is that of its corpus, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("address", address::run),
     ("config", config::run),
     ("cron", cron::run),
@@ -30,6 +31,7 @@ pub const TARGETS: [Target; 10] = [
     ("requests", requests::run),
     ("rows", rows::run),
     ("script", script::run),
+    ("trace", trace::run),
 ];
 
 /// Runs a target on an input.

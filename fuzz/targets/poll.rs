@@ -91,6 +91,7 @@ fn send(hub: &Hub, address: &str) -> Option<Arc<Told>> {
     hub.send(Outgoing {
         address,
         body: Bytes::from_static(MESSAGE),
+        trace: None,
         receipt: Receipt::new(move |outcome| {
             teller.0.set(outcome).expect("told once");
         }),

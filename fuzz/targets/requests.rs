@@ -9,7 +9,7 @@ use axum::http::{Request, header};
 use resonate::driver::outbox::{self, Outbox};
 use resonate::engine::clock::Clock;
 use resonate::engine::{Engine, Hooks, Options};
-use resonate::http::{App, Limits, Rates, Readiness, Responses, limits, rate, router};
+use resonate::http::{Accounts, App, Limits, Rates, Readiness, Responses, limits, rate, router};
 use resonate::machine::invariant::{State, check_state};
 use resonate::machine::workspace::Message;
 use resonate::protocol::address::Rules;
@@ -19,6 +19,7 @@ use resonate::protocol::parse::Context;
 use resonate::protocol::record::Millis;
 use resonate::store::memory::MemoryStore;
 use resonate::store::{Changes, Store};
+use resonate::telemetry::tracer::Tracer;
 use resonate::transport::StreamId;
 use resonate::transport::poll::{Hub, Observer, Queues, Settings};
 use serde_json::Value;
@@ -107,6 +108,7 @@ impl Server {
                 responses: Responses::new(1 << 20),
                 rates: Rates::new(rate::Settings::default()),
                 readiness: Readiness::default(),
+                accounts: Accounts::default(),
             }),
             &[],
         );
@@ -209,13 +211,13 @@ fn is_one_line(message: &Message) {
             address: _,
             ..
         } => (
-            message::execute("http://here", id, *version),
+            message::execute("http://here", id, *version, None),
             "execute",
             id,
             "/data/task/id",
         ),
         Message::Unblock { promise, .. } => (
-            message::unblock(promise),
+            message::unblock(promise, None),
             "unblock",
             &promise.id,
             "/data/promise/id",
@@ -266,6 +268,7 @@ fn outbox() -> Arc<Outbox> {
         sweep_max: 1,
         cluster: None,
         unblock_ttl_ms: Millis::MAX,
+        tracer: Tracer::default(),
     })
 }
 

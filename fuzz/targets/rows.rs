@@ -88,6 +88,7 @@ impl<'d> Cells<'d> {
             claimed_at: self.number_or_null(),
             releases: self.number(),
             resumes: self.text(),
+            traceparent: self.text_or_null(),
         })
     }
 }
@@ -106,7 +107,7 @@ fn object(cells: &mut Cells<'_>) {
         Err(error) => return is_corrupt(&error),
     };
     reads_back(&object);
-    let text = message::unblock(&object.promise);
+    let text = message::unblock(&object.promise, object.trace.as_deref());
     // Not as values: a number in a row may be larger than any that a program has.
     let promise = ["data", "promise"]
         .iter()
@@ -192,6 +193,7 @@ fn reads_back(object: &Object) {
         .collect();
     let (callbacks, listeners) = (json(&awaiters), json(&listeners));
     let task = object.task.as_ref().zip(resumes.first());
+    let traceparent = object.trace.as_ref().map(ToString::to_string);
     let columns = ObjectColumns {
         promise: PromiseColumns {
             id: &promise.id,
@@ -215,6 +217,7 @@ fn reads_back(object: &Object) {
             claimed_at: task.claimed_at,
             releases: task.releases.into(),
             resumes,
+            traceparent: traceparent.as_deref(),
         }),
         callbacks: &callbacks,
         listeners: &listeners,

@@ -32,7 +32,7 @@ mod tests;
 mod token;
 
 pub use principal::Principal;
-pub use source::Source;
+pub use source::{Fetcher, Source};
 pub use token::Rules;
 
 /// How long a server that starts waits for its first keys.

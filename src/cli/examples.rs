@@ -199,6 +199,13 @@ Examples:
   $ mkdir -p ~/.config/fish/completions
   $ resonate completions fish > ~/.config/fish/completions/resonate.fish";
 
+pub(super) const HEALTH: &str = "\
+Examples:
+  $ resonate health
+
+  Does its storage answer, too?
+  $ resonate health --ready";
+
 pub(super) const MCP: &str = "\
 Examples:
   What a client sends to ask whether it is there:

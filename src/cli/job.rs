@@ -7,7 +7,7 @@ use clap::Subcommand;
 use console::style;
 
 use super::session::{Failure, Flags, Session, Settings};
-use super::{RUST_LOG, examples, invoke, mcp, output, promises, retention, schedules};
+use super::{RUST_LOG, examples, health, invoke, mcp, output, promises, retention, schedules};
 use super::{targets, tasks, tree};
 use crate::config::Environment;
 
@@ -49,6 +49,12 @@ pub(super) enum Command {
     /// --rule it goes by its own settings.
     #[command(after_long_help = examples::RETENTION)]
     Retention(retention::Command),
+    /// Asks whether the server is up
+    ///
+    /// Prints `ok`, or says what is wrong and exits with 1: for health checks where there is no other
+    /// HTTP client, as in the container image.
+    #[command(after_long_help = examples::HEALTH)]
+    Health(health::Command),
     /// Serves MCP clients on standard input and output
     ///
     /// A Model Context Protocol server, with tools that create, settle and find promises, listen to
@@ -77,6 +83,7 @@ impl Job {
             Command::Tree(tree) => &tree.flags,
             Command::Targets(targets) => &targets.flags,
             Command::Retention(retention) => &retention.flags,
+            Command::Health(health) => &health.flags,
             Command::Mcp(mcp) => &mcp.flags,
         };
         let settings = Settings::new(flags.clone().or(outer), environment);
@@ -112,6 +119,7 @@ impl Job {
             Command::Tree(command) => command.run(&session).await,
             Command::Targets(command) => command.run(&session).await,
             Command::Retention(command) => command.run(&session).await,
+            Command::Health(command) => command.run(&session).await,
             Command::Mcp(_) => mcp::run(session, self.rust_log.as_deref()).await,
         }
     }

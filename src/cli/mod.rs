@@ -1,28 +1,37 @@
-//! The command line: `serve` and `dev` start a server, everything else is a client of one.
+//! The command line: `serve` and `dev` start a server, `backup`, `export`, `import` and `doctor` look at
+//! what one would use, everything else is a client of one.
 //!
 //! Usage errors are clap's: usage text on standard error, exit code 2. A bad configuration is one
 //! line, `Fatal: Configuration error: …`, exit code 1; so is what a client command failed at, `Error: …`.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::config::{self, Config, Environment, Layers, Loaded, keys};
+use crate::config::{self, Config, Environment, Flag, Layers, Loaded, keys};
 use crate::telemetry::logging;
 
+mod backup;
 mod banner;
+mod bar;
+mod doctor;
 mod duration;
 mod examples;
+mod export;
 mod graph;
+mod health;
+mod import;
 mod input;
 mod interrupt;
 mod invoke;
 mod job;
+mod local;
 mod mcp;
+mod outfile;
 mod output;
 mod page;
 mod progress;
@@ -38,6 +47,7 @@ mod wait;
 
 pub use self::banner::show as show_banner;
 pub use self::job::Job;
+pub use self::local::LocalJob;
 
 #[cfg(test)]
 mod tests;
@@ -47,7 +57,8 @@ const RUST_LOG: &str = "RUST_LOG";
 /// Durable promises, tasks and schedules over HTTP
 ///
 /// `resonate dev` starts a server to try things out on, `resonate serve` one that keeps what it is told.
-/// All other commands are clients of a server.
+/// `backup`, `export`, `import` and `doctor` work on what a server would use, without one. All other
+/// commands are clients of a server.
 #[derive(Parser)]
 #[command(
     name = "resonate",
@@ -79,6 +90,8 @@ enum Command {
     Dev(Box<serve::Flags>),
     #[command(flatten)]
     Client(job::Command),
+    #[command(flatten)]
+    Local(local::Command),
     /// Prints a script that completes commands and flags in a shell
     #[command(after_long_help = examples::COMPLETIONS)]
     Completions {
@@ -94,6 +107,8 @@ pub enum Action {
     Serve(Box<Invocation>),
     /// To speak to one.
     Run(Box<Job>),
+    /// To do something without one.
+    RunLocally(Box<LocalJob>),
     /// To print completions.
     Complete(Shell),
 }
@@ -103,11 +118,12 @@ pub enum Action {
 pub struct Invocation {
     /// The validated configuration.
     pub config: Config,
-    /// `RUST_LOG`, which overrides `config.level`; see [`logging::init`].
+    /// `RUST_LOG`, which overrides `config.level`; see [`logging::Log::start`].
     pub rust_log: Option<String>,
     /// Whether it is for trying things out.
     pub is_dev: bool,
     warnings: Vec<String>,
+    sources: Sources,
 }
 
 impl Invocation {
@@ -116,6 +132,49 @@ impl Invocation {
         for warning in &self.warnings {
             tracing::warn!(reason = %warning, "configuration warning");
         }
+    }
+
+    /// Where the configuration came from.
+    pub fn sources(&self) -> Sources {
+        self.sources.clone()
+    }
+}
+
+/// Where a configuration came from: to be read again.
+#[derive(Clone)]
+pub struct Sources {
+    file: PathBuf,
+    environment: Environment,
+    flags: Vec<Flag>,
+    is_dev: bool,
+}
+
+impl Sources {
+    fn load(&self) -> Result<Loaded, config::Error> {
+        config::load(&Layers {
+            file: &self.file,
+            environment: &self.environment,
+            flags: &self.flags,
+            is_dev: self.is_dev,
+        })
+    }
+
+    /// The log level that is configured by now.
+    ///
+    /// # Errors
+    /// When what is configured by now could not be started with.
+    pub fn level(&self) -> Result<String, config::Error> {
+        Ok(self.load()?.config.level)
+    }
+}
+
+/// Without the environment, which holds secrets.
+impl std::fmt::Debug for Sources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sources")
+            .field("file", &self.file)
+            .field("flags", &self.flags)
+            .finish_non_exhaustive()
     }
 }
 
@@ -162,19 +221,24 @@ fn load<A: Into<OsString> + Clone>(
             let job = Job::new(command, cli.flags, environment);
             return Ok(Action::Run(Box::new(job)));
         }
+        Command::Local(command) => {
+            refuse(&cli.flags)?;
+            let job = LocalJob::new(command, file, environment);
+            return Ok(Action::RunLocally(Box::new(job)));
+        }
         Command::Completions { shell } => {
             refuse(&cli.flags)?;
             return Ok(Action::Complete(shell));
         }
     };
     refuse(&cli.flags)?;
-    let flags = flags.given();
-    let Loaded { config, warnings } = config::load(&Layers {
-        file,
-        environment,
-        flags: &flags,
+    let sources = Sources {
+        file: file.to_owned(),
+        environment: environment.clone(),
+        flags: flags.given(),
         is_dev,
-    })?;
+    };
+    let Loaded { config, warnings } = sources.load()?;
     let rust_log = environment.get(RUST_LOG).cloned();
     if let Some(Err(error)) = rust_log.as_deref().map(logging::parse_rust_log) {
         let reason = format!("{error} (from environment variable {RUST_LOG})");
@@ -185,6 +249,7 @@ fn load<A: Into<OsString> + Clone>(
         rust_log,
         is_dev,
         warnings,
+        sources,
     })))
 }
 
@@ -240,7 +305,8 @@ fn command() -> clap::Command {
     let command = command.mut_subcommand("mcp", |command| {
         command.mut_arg("output", |argument| argument.hide(true))
     });
-    ["serve", "dev"].into_iter().fold(command, |command, name| {
+    let with_settings = ["serve", "dev", "backup", "export", "import", "doctor"];
+    with_settings.into_iter().fold(command, |command, name| {
         command.mut_subcommand(name, |command| serve::with_defaults(command, name == "dev"))
     })
 }

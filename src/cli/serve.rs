@@ -11,9 +11,10 @@ use figment::value::Value;
 use crate::config::{Flag, keys};
 
 mod retention;
+mod timing;
 
 /// The flags that were given.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub(super) struct Flags {
     /// Log level: trace, debug, info, warn, error, off, or a filter such as `info,resonate=debug`
     #[arg(long, value_name = "LEVEL")]
@@ -31,7 +32,7 @@ pub(super) struct Flags {
     #[command(flatten)]
     storage: StorageFlags,
     #[command(flatten)]
-    timing: TimingFlags,
+    timing: timing::TimingFlags,
     #[command(flatten)]
     retention: retention::RetentionFlags,
     #[command(flatten)]
@@ -40,7 +41,7 @@ pub(super) struct Flags {
     observability: ObservabilityFlags,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 #[command(next_help_heading = "Server")]
 struct ServerFlags {
     /// Host name in the default of --server-url
@@ -97,7 +98,7 @@ struct ServerFlags {
     server_cors_allow_origin: Option<Vec<String>>,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 #[command(next_help_heading = "Authentication")]
 struct AuthFlags {
     /// PEM file with the public keys that tokens are signed with: RSA, EC (P-256, P-384) or Ed25519.
@@ -118,7 +119,7 @@ struct AuthFlags {
     auth_refresh_interval: Option<i64>,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 #[command(next_help_heading = "Limits")]
 struct LimitFlags {
     /// Longest id, in bytes
@@ -150,9 +151,9 @@ struct LimitFlags {
     limits_rate_burst: Option<i64>,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 #[command(next_help_heading = "Storage")]
-struct StorageFlags {
+pub(super) struct StorageFlags {
     /// Where promises are kept: sqlite or postgres
     #[arg(long, value_name = "TYPE")]
     storage_type: Option<String>,
@@ -175,30 +176,7 @@ struct StorageFlags {
     storage_postgres_pool_size: Option<i64>,
 }
 
-#[derive(Args)]
-#[command(next_help_heading = "Tasks, timeouts and messages")]
-struct TimingFlags {
-    /// Lease of tasks that the server itself runs, in milliseconds; workers bring their own
-    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
-    tasks_lease_timeout: Option<i64>,
-    /// After how long a pending task is offered again, in milliseconds
-    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
-    tasks_retry_timeout: Option<i64>,
-    /// Interval of the repair sweep for timeouts, leases, retries and schedules, in milliseconds
-    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
-    timeouts_poll_interval: Option<i64>,
-    /// Interval of the repair sweep for undelivered messages, in milliseconds
-    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
-    messages_poll_interval: Option<i64>,
-    /// How many entries of a kind one repair sweep takes
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    messages_batch_size: Option<i64>,
-    /// Age at which an undelivered unblock message is given up, in milliseconds
-    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
-    messages_unblock_ttl: Option<i64>,
-}
-
-#[derive(Args)]
+#[derive(Args, Default)]
 #[command(next_help_heading = "Transports")]
 struct TransportFlags {
     /// Deliver to http:// and https:// addresses
@@ -238,7 +216,7 @@ struct TransportFlags {
     bash_exec: BashExecFlags,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 struct PushTargetFlags {
     /// Where pushes may go, if not anywhere: a host, `*.example.com`, an address, a network,
     /// `<loopback>`, `<metadata>` or `<private>`; repeatable
@@ -249,7 +227,7 @@ struct PushTargetFlags {
     transports_http_push_deny: Option<Vec<String>>,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 struct PushAuthFlags {
     /// By what workers know who pushes: none, bearer (--transports-http-push-auth-token) or gcp (an
     /// OIDC ID token, through Application Default Credentials)
@@ -266,7 +244,7 @@ struct PushAuthFlags {
     transports_http_push_auth_header: Option<String>,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 struct GcpsFlags {
     /// Deliver to gcps:// addresses: topics of GCP Pub/Sub
     #[arg(long, value_name = "BOOL")]
@@ -282,7 +260,7 @@ struct GcpsFlags {
     transports_gcps_timeout: Option<i64>,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 struct BashExecFlags {
     /// Run scripts for tasks with bash:// addresses, as the user of the server
     #[arg(long, value_name = "BOOL")]
@@ -298,7 +276,7 @@ struct BashExecFlags {
     transports_bash_exec_working_dir: Option<String>,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 #[command(next_help_heading = "Observability")]
 struct ObservabilityFlags {
     /// Port of the metrics endpoint, 0 to 65535; 0 is off
@@ -307,6 +285,38 @@ struct ObservabilityFlags {
     /// Address to bind for metrics; by default --server-bind
     #[arg(long, value_name = "ADDRESS")]
     observability_metrics_bind: Option<String>,
+    /// Collector that spans and metrics are exported to over OTLP: host:port, or an http or https
+    /// URL; nothing is exported without one. OTEL_EXPORTER_OTLP_ENDPOINT sets it too
+    #[arg(long, value_name = "ENDPOINT")]
+    observability_otlp_endpoint: Option<String>,
+    /// How the log is written: text, or json, one object per line
+    #[arg(long, value_name = "FORMAT")]
+    observability_log_format: Option<String>,
+    /// Requests that take longer are logged, with where their time went, in milliseconds; 0 is off
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    observability_slow_request: Option<i64>,
+}
+
+impl ObservabilityFlags {
+    fn given(self, given: &mut Given) {
+        given.add(
+            "observability.metrics_port",
+            self.observability_metrics_port,
+        );
+        given.add(
+            "observability.metrics_bind",
+            self.observability_metrics_bind,
+        );
+        given.add(
+            "observability.otlp_endpoint",
+            self.observability_otlp_endpoint,
+        );
+        given.add("observability.log_format", self.observability_log_format);
+        given.add(
+            "observability.slow_request",
+            self.observability_slow_request,
+        );
+    }
 }
 
 /// Collects the flags that were given.
@@ -331,14 +341,7 @@ impl Flags {
         self.timing.given(&mut given);
         self.retention.given(&mut given);
         self.transports.given(&mut given);
-        given.add(
-            "observability.metrics_port",
-            self.observability.observability_metrics_port,
-        );
-        given.add(
-            "observability.metrics_bind",
-            self.observability.observability_metrics_bind,
-        );
+        self.observability.given(&mut given);
         given.0
     }
 }
@@ -401,6 +404,13 @@ impl LimitFlags {
 }
 
 impl StorageFlags {
+    /// The flags that were given, by key.
+    pub(super) fn into_flags(self) -> Vec<Flag> {
+        let mut given = Given(Vec::new());
+        self.given(&mut given);
+        given.0
+    }
+
     fn given(self, given: &mut Given) {
         given.add("storage.type", self.storage_type);
         given.add("storage.sqlite.path", self.storage_sqlite_path);
@@ -417,17 +427,6 @@ impl StorageFlags {
             "storage.postgres.pool_size",
             self.storage_postgres_pool_size,
         );
-    }
-}
-
-impl TimingFlags {
-    fn given(self, given: &mut Given) {
-        given.add("tasks.lease_timeout", self.tasks_lease_timeout);
-        given.add("tasks.retry_timeout", self.tasks_retry_timeout);
-        given.add("timeouts.poll_interval", self.timeouts_poll_interval);
-        given.add("messages.poll_interval", self.messages_poll_interval);
-        given.add("messages.batch_size", self.messages_batch_size);
-        given.add("messages.unblock_ttl", self.messages_unblock_ttl);
     }
 }
 

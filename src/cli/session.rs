@@ -10,10 +10,13 @@ use serde_json::value::RawValue;
 use super::output;
 use crate::client::{self, Client, Token};
 use crate::config::Environment;
+use crate::protocol::trace::Trace;
 
 pub(super) const DEFAULT_SERVER: &str = "http://localhost:8001";
 const SERVER_VARIABLE: &str = "RESONATE_URL";
 const TOKEN_VARIABLE: &str = "RESONATE_TOKEN";
+/// As tools that trace have it for what they start.
+const TRACE_VARIABLES: [&str; 2] = ["TRACEPARENT", "TRACESTATE"];
 
 const HEADING: &str = "Server and output";
 
@@ -68,6 +71,7 @@ impl Flags {
 pub(super) struct Settings {
     server: String,
     token: Option<Token>,
+    trace: Option<Trace>,
     format: Option<Format>,
     /// Given by flag, so that other commands need the flag too.
     is_server_flag: bool,
@@ -79,9 +83,11 @@ impl Settings {
         let variable = |name| environment.get(name).filter(|value| !value.is_empty());
         let server = flags.server.as_ref().or_else(|| variable(SERVER_VARIABLE));
         let token = flags.token.or_else(|| variable(TOKEN_VARIABLE).cloned());
+        let [parent, state] = TRACE_VARIABLES.map(|name| variable(name).map(String::as_str));
         Settings {
             server: server.map_or(DEFAULT_SERVER, String::as_str).to_owned(),
             token: token.and_then(Token::new),
+            trace: parent.and_then(|parent| Trace::read(parent, state)),
             format: flags.output,
             is_server_flag: flags.server.is_some(),
         }
@@ -113,7 +119,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(settings: Settings) -> Result<Session, Failure> {
         Ok(Session {
-            client: Client::new(&settings.server, settings.token)?,
+            client: Client::new(&settings.server, settings.token, settings.trace.as_ref())?,
             format: settings.format,
             server_flag: settings.is_server_flag.then_some(settings.server),
         })

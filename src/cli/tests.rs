@@ -37,6 +37,8 @@ fn other_value(key: &str, default: &Value) -> String {
         ("storage.type", _) => "postgres".to_owned(),
         ("storage.postgres.url", _) => "postgresql://other".to_owned(),
         ("storage.sqlite.synchronous", _) => "normal".to_owned(),
+        ("observability.log_format", _) => "json".to_owned(),
+        ("observability.otlp_endpoint", _) => "other:4317".to_owned(),
         ("server.url", _) => "http://other".to_owned(),
         ("server.max_body_size", _) => "7".to_owned(),
         ("server.max_in_flight_bytes", _) => "999999999".to_owned(),

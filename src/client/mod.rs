@@ -18,6 +18,7 @@ use url::Url;
 
 use crate::protocol::record::Promise;
 use crate::protocol::reply::VERSION;
+use crate::protocol::trace::Trace;
 
 pub mod clock;
 mod poll;
@@ -106,11 +107,11 @@ struct PromiseAnswer {
 }
 
 impl Client {
-    /// Makes a client of the server at `url`; connects when it is first asked to.
+    /// Makes a client of the server at `url`, whose requests belong to `trace`; connects when it is first asked to.
     ///
     /// # Errors
     /// When `url` is not an http or https URL, or the token cannot stand in a header.
-    pub fn new(url: &str, token: Option<Token>) -> Result<Client, Error> {
+    pub fn new(url: &str, token: Option<Token>, trace: Option<&Trace>) -> Result<Client, Error> {
         // What stands before an `@` may be a password.
         let shown = url.rsplit('@').next().unwrap_or(url);
         let invalid =
@@ -121,6 +122,12 @@ impl Client {
             return Err(invalid("it must begin with http:// or https://".to_owned()));
         }
         let mut headers = HeaderMap::new();
+        for (name, value) in trace.into_iter().flat_map(Trace::headers) {
+            // They are printable.
+            if let Ok(value) = HeaderValue::try_from(value) {
+                headers.insert(name, value);
+            }
+        }
         if let Some(Token(token)) = &token {
             let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| {
                 Error::Connection("the token has characters that no header may have".to_owned())
@@ -205,6 +212,16 @@ impl Client {
         let bytes = response.bytes().await.map_err(|error| self.lost(&error))?;
         serde_json::from_slice(&bytes)
             .map_err(|error| Error::NotJson(format!("{error} (HTTP {http_status})")))
+    }
+
+    /// Asks for what is below the server's URL at `path`, where only the status says something.
+    pub async fn probe(&self, path: &str) -> Result<(), Error> {
+        let sent = self.http.get(self.below(&[path])).send().await;
+        let response = sent.map_err(|error| self.lost(&error))?;
+        if response.status().is_success() {
+            return Ok(());
+        }
+        Err(refusal(response).await)
     }
 
     /// A URL below the server's.
@@ -297,14 +314,15 @@ mod tests {
     #[test]
     fn secrets_are_not_shown() {
         let token = Token::new("secret".to_owned());
-        let client = Client::new("https://ada:secret@a.example/base/?key=secret", token).unwrap();
+        let client =
+            Client::new("https://ada:secret@a.example/base/?key=secret", token, None).unwrap();
         assert_eq!(client.shown_url(), "https://a.example/base");
         let shown = format!("{client:?}");
         assert!(!shown.contains("secret"), "{shown}");
-        let refused = Client::new("https://ada:secret@", None).unwrap_err();
+        let refused = Client::new("https://ada:secret@", None, None).unwrap_err();
         assert!(!refused.to_string().contains("secret"), "{refused}");
         let token = Token::new("secret\n".to_owned());
-        let refused = Client::new("https://a.example", token).unwrap_err();
+        let refused = Client::new("https://a.example", token, None).unwrap_err();
         assert_eq!(
             refused.to_string(),
             "Connection error: the token has characters that no header may have"

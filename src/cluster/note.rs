@@ -1,11 +1,14 @@
 //! What nodes say to each other: JSON texts, each short enough for the bus. A text that a node does not
 //! understand is ignored, so a newer one may say more.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::machine::workspace::Message;
 use crate::protocol::address::queue_of;
 use crate::protocol::record::{Id, Millis};
+use crate::protocol::trace::Trace;
 use crate::store::bus::TEXT_BYTES_MAX;
 
 /// Names a node for as long as its process lives.
@@ -34,6 +37,12 @@ pub enum Parcel {
         /// When it is sent again: its place in its queue.
         #[serde(default)]
         retry_at: Millis,
+        /// The request that created the task.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trace: Option<Arc<Trace>>,
+        /// The request that had it sent, if that is another.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cause: Option<Arc<Trace>>,
     },
     /// An `unblock` without its promise.
     Unblock {
@@ -41,6 +50,9 @@ pub enum Parcel {
         promise: Id,
         /// The listener.
         address: Id,
+        /// The request that settled it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trace: Option<Arc<Trace>>,
     },
 }
 
@@ -53,16 +65,25 @@ impl Parcel {
                 version,
                 address,
                 retry_at,
+                trace,
+                cause,
                 ..
             } => Parcel::Execute {
                 id: id.clone(),
                 version: *version,
                 address: address.clone(),
                 retry_at: *retry_at,
+                trace: trace.clone(),
+                cause: cause.clone(),
             },
-            Message::Unblock { promise, address } => Parcel::Unblock {
+            Message::Unblock {
+                promise,
+                address,
+                trace,
+            } => Parcel::Unblock {
                 promise: promise.id.clone(),
                 address: address.clone(),
+                trace: trace.clone(),
             },
         }
     }
@@ -260,6 +281,7 @@ mod tests {
         let parcel = |n: usize| Parcel::Unblock {
             promise: format!("{n:0100}").into(),
             address: "poll://uni@g/1".into(),
+            trace: None,
         };
         let parcels: Vec<_> = (0..500).map(|n| (nodes[n % 2], parcel(n))).collect();
         let notes = offers(&parcels);

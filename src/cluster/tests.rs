@@ -161,6 +161,8 @@ fn execute(id: &str, address: &str) -> Parcel {
         version: 1,
         address: address.into(),
         retry_at: 7,
+        trace: Some(crate::store::suite::trace()),
+        cause: None,
     }
 }
 

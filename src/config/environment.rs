@@ -58,13 +58,17 @@ pub(super) fn read(
             });
         } else if name.starts_with(keys::ENVIRONMENT_PREFIX) && !is_of_others(name) {
             warnings.push(unknown(name, by_variable.keys()));
-        } else if name == OTLP_ENDPOINT {
-            // Shared by everything on the machine, so not a reason to refuse to start.
-            warnings.push(format!(
-                "environment variable {name} is ignored: \
-                 observability.otlp_endpoint is not supported by this version"
-            ));
         }
+    }
+    // Above the others; empty means not set, as OpenTelemetry has it.
+    if let Some(text) = environment.get(OTLP_ENDPOINT)
+        && !text.trim().is_empty()
+    {
+        assignments.push(Assignment {
+            key: "observability.otlp_endpoint".to_owned(),
+            value: text.as_str().into(),
+            source: format!("environment variable {OTLP_ENDPOINT}"),
+        });
     }
     assignments
 }

@@ -11,15 +11,21 @@ use super::{
     Backend, Config, Error, Layers, Loaded, auth, environment, file, keys, push_auth, unsupported,
 };
 
-const DEFAULT: &str = "the built-in default";
+pub(super) const DEFAULT: &str = "the built-in default";
 
 /// Merges `layers` over the built-in defaults and validates the result.
 ///
 /// Nothing that is wrong with a lower layer matters once a higher one overrides it, except TOML
 /// that cannot be parsed.
 pub fn load(layers: &Layers<'_>) -> Result<Loaded, Error> {
-    let known = Known::new();
     let mut warnings = Vec::new();
+    let merged = merge(layers, &mut warnings)?;
+    validate(&merged, warnings)
+}
+
+/// All layers, the later ones above the earlier.
+pub(super) fn merge(layers: &Layers<'_>, warnings: &mut Vec<String>) -> Result<Figment, Error> {
+    let known = Known::new();
     let mut assignments: Vec<Assignment> = keys::defaults()
         .into_iter()
         .map(|(key, value)| Assignment {
@@ -28,8 +34,8 @@ pub fn load(layers: &Layers<'_>) -> Result<Loaded, Error> {
             source: DEFAULT.to_owned(),
         })
         .collect();
-    assignments.extend(file::read(layers.file, &known, &mut warnings)?);
-    assignments.extend(environment::read(layers.environment, &known, &mut warnings));
+    assignments.extend(file::read(layers.file, &known, warnings)?);
+    assignments.extend(environment::read(layers.environment, &known, warnings));
     if layers.is_dev {
         assignments.push(Assignment {
             key: "storage.sqlite.path".to_owned(),
@@ -43,16 +49,21 @@ pub fn load(layers: &Layers<'_>) -> Result<Loaded, Error> {
         source: keys::flag(flag.key),
     }));
 
-    let merged = assignments.into_iter().fold(Figment::new(), Figment::merge);
-    unsupported::refuse(&merged)?;
-    let config: Config = merged.extract().map_err(|error| refused(&error, &known))?;
-    check_limits(&config, &merged)?;
-    check_rates(&config, &merged)?;
-    check_retention(&config, &merged)?;
-    check_tls(&config, &merged)?;
-    check_storage(&config, &merged)?;
-    auth::check(&config, &merged, &mut warnings)?;
-    push_auth::check(&config.transports, &merged, &mut warnings)?;
+    Ok(assignments.into_iter().fold(Figment::new(), Figment::merge))
+}
+
+/// Reads the settings, and refuses what does not go together.
+pub(super) fn validate(merged: &Figment, mut warnings: Vec<String>) -> Result<Loaded, Error> {
+    unsupported::refuse(merged)?;
+    let extracted = merged.extract();
+    let config: Config = extracted.map_err(|error| refused(&error, &Known::new()))?;
+    check_limits(&config, merged)?;
+    check_rates(&config, merged)?;
+    check_retention(&config, merged)?;
+    check_tls(&config, merged)?;
+    check_storage(&config, merged)?;
+    auth::check(&config, merged, &mut warnings)?;
+    push_auth::check(&config.transports, merged, &mut warnings)?;
     Ok(Loaded { config, warnings })
 }
 

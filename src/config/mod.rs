@@ -15,6 +15,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 mod auth;
+mod effective;
 mod environment;
 mod file;
 pub mod keys;
@@ -37,11 +38,12 @@ mod tests;
 #[cfg(test)]
 pub(crate) use tests::reference::comments as reference_comments;
 
-pub use auth::{Auth, AuthMode, Jwks};
+pub use auth::{Auth, AuthMode, Jwks, is_loopback};
+pub use effective::{Effective, Setting, effective};
 pub use environment::Environment;
 pub use limits::Limits;
 pub use load::load;
-pub use observability::Observability;
+pub use observability::{LogFormat, Observability};
 pub use postgres::{Postgres, PostgresUrl};
 pub use push_auth::{PushAuth, PushAuthMode, Token};
 pub use retention::Retention;
@@ -82,7 +84,7 @@ pub struct Config {
     pub retention: Retention,
     /// The ways out to workers.
     pub transports: Transports,
-    /// Metrics.
+    /// Metrics, spans and the log.
     pub observability: Observability,
 }
 

@@ -82,6 +82,15 @@ fn decoded(name: &str) -> Cow<'_, str> {
     percent_encoding::percent_decode_str(name).decode_utf8_lossy()
 }
 
+/// The text of a setting, without what may be a secret.
+pub(super) fn setting(key: &str, text: &str) -> String {
+    let name = key.rsplit('.').next().unwrap_or(key);
+    if speaks_of_secrets(name) && !text.is_empty() {
+        return HIDDEN.to_owned();
+    }
+    url(text)
+}
+
 /// A line of a configuration file, without the value if that may be a secret.
 pub(super) fn line(text: &str) -> String {
     if !speaks_of_secrets(text) && !text.contains('@') {

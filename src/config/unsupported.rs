@@ -9,26 +9,14 @@ use figment::value::Value;
 use super::Error;
 use super::load::source_of;
 
-/// What may be written without a difference: the default of the setting.
-#[derive(Clone, Copy, Debug)]
-enum Harmless {
-    Bool(bool),
-    Str(&'static str),
-}
-
-const TABLE: &[(&str, Harmless)] = {
-    use Harmless::{Bool, Str};
-    &[
-        ("observability.otlp_endpoint", Str("localhost:4317")),
-        ("legacy.rest", Bool(false)),
-    ]
-};
+/// The settings, and what may be written without a difference: their defaults.
+const TABLE: &[(&str, bool)] = &[("legacy.rest", false)];
 
 /// The keys of the table that are not settings of this version, with their defaults.
 pub(super) fn keys() -> impl Iterator<Item = (&'static str, Value)> {
     TABLE
         .iter()
-        .map(|(key, harmless)| (*key, harmless.default()))
+        .map(|(key, harmless)| (*key, Value::from(*harmless)))
 }
 
 /// Refuses whatever of the table has been set to a value that would make a difference. The value of
@@ -38,7 +26,7 @@ pub(super) fn refuse(merged: &Figment) -> Result<(), Error> {
         let Ok(value) = merged.find_value(key) else {
             continue;
         };
-        if harmless.admits(&value) {
+        if value.to_bool() == Some(*harmless) {
             continue;
         }
         let source = source_of(merged, key);
@@ -47,20 +35,4 @@ pub(super) fn refuse(merged: &Figment) -> Result<(), Error> {
         )));
     }
     Ok(())
-}
-
-impl Harmless {
-    fn default(self) -> Value {
-        match self {
-            Harmless::Bool(is_on) => is_on.into(),
-            Harmless::Str(text) => text.into(),
-        }
-    }
-
-    fn admits(self, value: &Value) -> bool {
-        match self {
-            Harmless::Bool(is_on) => value.to_bool() == Some(is_on),
-            Harmless::Str(text) => value.as_str() == Some(text),
-        }
-    }
 }

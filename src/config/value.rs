@@ -14,6 +14,7 @@ use serde::{Serialize, Serializer};
 use super::PushTarget;
 use crate::protocol::retention::Rule;
 use crate::telemetry::logging;
+use crate::telemetry::otlp::Endpoint;
 
 /// The largest integer a setting may have: exact in every JSON reader, and far from overflowing
 /// when it is added to a time.
@@ -162,6 +163,13 @@ pub(super) fn directory<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Str
         )));
     }
     Ok(path)
+}
+
+/// Reads the address of a collector, or nothing.
+pub(super) fn endpoint<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Endpoint>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    let endpoint = text.map(|text| text.parse());
+    endpoint.transpose().map_err(D::Error::custom)
 }
 
 /// Reads a log level or filter.

@@ -21,13 +21,14 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::engine::{Engine, Error};
+use crate::engine::{Context, Engine, Error};
 use crate::protocol::address::Bash;
 use crate::protocol::operation::{
     Command, Operation, PromiseSettle, Query, TaskAcquire, TaskFulfill, TaskHeartbeat, TaskRef,
 };
 use crate::protocol::record::{Id, Millis, Promise, TaskState, Value, ValueParts, Verdict};
 use crate::protocol::reply::Reply;
+use crate::protocol::trace::Trace;
 use crate::store::Changes;
 use crate::transport::Outcome;
 use crate::transport::bash_exec::process::{self, Ended, OUTPUT_BYTES_MAX, Output};
@@ -69,6 +70,7 @@ struct Claim {
     id: Id,
     version: i64,
     pid: Id,
+    trace: Option<Arc<Trace>>,
     lost: Notify,
 }
 
@@ -153,6 +155,7 @@ impl Scripts {
         let Order {
             bash,
             body,
+            trace,
             receipt,
             slot: _slot,
         } = order;
@@ -160,7 +163,7 @@ impl Scripts {
             return receipt.report(Outcome::Failed);
         };
         receipt.report(Outcome::Delivered);
-        let claim = self.claim(id, version.saturating_add(1));
+        let claim = self.claim(id, version.saturating_add(1), trace);
         let Some((promise, mut lease)) = self.acquire(engine, &claim).await else {
             return;
         };
@@ -171,7 +174,7 @@ impl Scripts {
                 grace = told_to_stop(&mut stopping) => grace,
             }
         };
-        let Some(action) = self.outcome(&bash, &promise, stop).await else {
+        let Some(action) = self.outcome(&bash, &claim, &promise, stop).await else {
             return;
         };
         tokio::select! {
@@ -182,11 +185,12 @@ impl Scripts {
     }
 
     /// Makes known what a script is about to hold, until the claim is dropped.
-    fn claim(&self, id: Id, version: i64) -> Registered<'_> {
+    fn claim(&self, id: Id, version: i64, trace: Option<Arc<Trace>>) -> Registered<'_> {
         let claim = Arc::new(Claim {
             id: id.clone(),
             version,
             pid: format!("bash-{:032x}", fastrand::u128(..)).into(),
+            trace,
             lost: Notify::new(),
         });
         let mut claims = self.lock();
@@ -209,7 +213,7 @@ impl Scripts {
         });
         let length = Duration::from_millis(u64::try_from(length_ms).unwrap_or(1));
         let lease = Lease::starting_now(engine, claim, length);
-        match command(engine, acquire, 0).await {
+        match command(engine, claim, acquire, 0).await {
             Ok(Reply::Acquired { promise, .. }) => Some((promise, lease)),
             // It is offered again: at its retry, or, if it was acquired all the same, when the lease ends.
             Err(error) => {
@@ -224,6 +228,7 @@ impl Scripts {
     async fn outcome(
         &self,
         bash: &Bash,
+        claim: &Claim,
         promise: &Promise,
         stop: impl Future<Output = Duration>,
     ) -> Option<PromiseSettle> {
@@ -237,7 +242,7 @@ impl Scripts {
                 }),
             })
         };
-        let script = match self.prepare(bash, promise).await? {
+        let script = match self.prepare(bash, claim, promise).await? {
             Ok(script) => script,
             Err(reason) => return settle(Verdict::Rejected, reason),
         };
@@ -277,12 +282,18 @@ impl Scripts {
     }
 
     /// None when the server comes to its end in between.
-    async fn prepare(&self, bash: &Bash, promise: &Promise) -> Option<Result<Script, String>> {
+    async fn prepare(
+        &self,
+        bash: &Bash,
+        claim: &Claim,
+        promise: &Promise,
+    ) -> Option<Result<Script, String>> {
         let (settings, bash, promise) =
             (self.settings.script.clone(), bash.clone(), promise.clone());
+        let trace = claim.trace.clone();
         let preparing = tokio::task::spawn_blocking(move || {
             let parts = promise.param.parts().unwrap_or_default();
-            let variables = [
+            let mut variables = vec![
                 ("RESONATE_PROMISE_ID", promise.id.to_string()),
                 (
                     "RESONATE_PROMISE_CREATED_AT",
@@ -293,6 +304,11 @@ impl Scripts {
                     promise.timeout_at.to_string(),
                 ),
             ];
+            if let Some(trace) = &trace {
+                variables.push(("TRACEPARENT", trace.parent()));
+                let state = trace.state().map(str::to_owned);
+                variables.extend(state.map(|state| ("TRACESTATE", state)));
+            }
             let request = Request {
                 bash: &bash,
                 data: parts.data.as_deref(),
@@ -406,7 +422,7 @@ impl Lease {
             tasks: vec![self.claim.task()],
             within: None,
         });
-        command(&self.engine, heartbeat, 0).await?;
+        command(&self.engine, &self.claim, heartbeat, 0).await?;
         let id = self.claim.id.clone();
         let get = Operation::Query(Query::TaskGet { id });
         Ok(match self.engine.execute(get, None, 0).await? {
@@ -424,9 +440,19 @@ fn heartbeat_interval(lease: Duration) -> Duration {
     (lease / 3).max(HEARTBEAT_INTERVAL_MIN).min(lease / 2)
 }
 
-async fn command(engine: &Engine, command: Command, bytes: usize) -> Result<Reply, Error> {
+async fn command(
+    engine: &Engine,
+    claim: &Claim,
+    command: Command,
+    bytes: usize,
+) -> Result<Reply, Error> {
+    let context = Context {
+        debug_time: None,
+        bytes,
+        trace: claim.trace.clone(),
+    };
     let operation = Operation::Command(command);
-    engine.execute(operation, None, bytes).await
+    Ok(engine.execute_in(context, operation).await?.0)
 }
 
 /// Settles the promise under the lease, and does not mind if it is too late for that.
@@ -442,7 +468,8 @@ async fn fulfil(
         action,
     };
     loop {
-        match command(engine, Command::TaskFulfill(operation.clone()), bytes).await {
+        let fulfill = Command::TaskFulfill(operation.clone());
+        match command(engine, claim, fulfill, bytes).await {
             Ok(_) => return,
             Err(Error::Unavailable(_)) if stopping.borrow().is_some() => return,
             // The work is done; better to wait with the result than to do it again.
@@ -516,7 +543,7 @@ mod tests {
 
     #[test]
     fn a_message_is_read_as_a_worker_reads_it() {
-        let body = crate::protocol::message::execute("http://h", "zoë", 3);
+        let body = crate::protocol::message::execute("http://h", "zoë", 3, None);
         assert_eq!(execute(body.as_bytes()), Some(("zoë".into(), 3)));
         assert_eq!(execute(br#"{"kind":"unblock","head":{},"data":{}}"#), None);
     }

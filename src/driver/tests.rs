@@ -20,6 +20,7 @@ use crate::protocol::record::{Millis, PromiseState, Value};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::suite::{insert, pending, tagged, unblocking};
+use crate::telemetry::tracer::Tracer;
 use crate::transport::Table;
 use crate::transport::http_push::{self, HttpPush};
 use crate::transport::poll::{self, Events, Hub};
@@ -76,6 +77,7 @@ impl Setup {
             sweep_interval: self.sweep_interval,
             sweep_max: 100,
             unblock_ttl_ms: self.unblock_ttl_ms,
+            tracer: Tracer::default(),
         });
         let observer = outbox::Observer(Arc::downgrade(&outbox));
         let room = observer.room(push_queue());

@@ -190,6 +190,8 @@ mod tests {
             origins: origins.to_vec(),
             now: None,
             bytes,
+            trace: None,
+            queued_at: Instant::now(),
             queued: None,
             deadline: Instant::now(),
             reply,

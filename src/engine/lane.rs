@@ -25,12 +25,13 @@ use crate::machine::workspace::{Message, Workspace};
 use crate::machine::{self, Input, Step};
 use crate::protocol::record::Millis;
 use crate::protocol::reply::Reply;
+use crate::protocol::trace::Trace;
 use crate::store::{self, Changes, Need, Store, Transaction};
 use crate::telemetry::metrics::{METRICS, Queued};
 
 use super::clock::Clock;
 use super::dispatch::Origin;
-use super::{Error, Hooks};
+use super::{Error, Hooks, Parts};
 
 /// Pauses between attempts at a batch that the storage could not take.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -50,12 +51,16 @@ pub(super) struct Job {
     pub now: Option<Millis>,
     /// Size of what came in, for the bounds.
     pub bytes: usize,
+    /// See [`super::Context::trace`].
+    pub trace: Option<Arc<Trace>>,
+    /// When it was sent.
+    pub queued_at: Instant,
     /// While it waits to be put into a batch.
     pub queued: Option<Queued>,
     /// Until when a storage that is out may keep the caller waiting.
     pub deadline: Instant,
-    /// One reply per input.
-    pub reply: oneshot::Sender<Result<Vec<Reply>, Error>>,
+    /// One reply per input, and where the time went.
+    pub reply: oneshot::Sender<Result<(Vec<Reply>, Parts), Error>>,
 }
 
 impl Job {
@@ -80,6 +85,9 @@ pub(super) struct Lane {
 /// What a committed batch leaves to do.
 struct Committed {
     replies: Vec<Vec<Reply>>,
+    began_at: Instant,
+    /// But for the wait, which each has its own of.
+    parts: Parts,
     leaving: Leaving,
 }
 
@@ -221,9 +229,10 @@ impl Lane {
         let time = self.clock.start_batch();
         let mut tx = self.store.begin().await?;
         let mut ws = Workspace::default();
-        let began = Instant::now();
+        let began_at = Instant::now();
         self.load_all(&mut *tx, &mut ws, batch, time.now).await?;
-        METRICS.loaded(began.elapsed());
+        let loaded_at = Instant::now();
+        METRICS.loaded(loaded_at - began_at);
         let has_own_time = batch.iter().any(|job| job.now.is_some());
         let stores_deadlines = self.is_shared && !has_own_time;
         let mut settled = 0;
@@ -238,20 +247,30 @@ impl Lane {
                     self.settle_expired(&mut *tx, &mut ws, now).await?;
                     settled = ws.loaded();
                 }
+                ws.set_trace(job.trace.clone());
                 let reply = machine::decide(input, now, &mut ws, &self.config);
+                ws.set_trace(None);
                 tx.decided(now, input, &reply);
                 answers.push(reply);
             }
             replies.push(answers);
         }
         let (changes, messages) = ws.finish();
-        let began = Instant::now();
+        let decided_at = Instant::now();
         tx.commit(&changes).await?;
+        let commit = decided_at.elapsed();
         if !changes.is_empty() {
-            METRICS.committed(began.elapsed());
+            METRICS.committed(commit);
         }
         Ok(Committed {
             replies,
+            began_at,
+            parts: Parts {
+                queue: Duration::ZERO,
+                load: loaded_at - began_at,
+                decide: decided_at - loaded_at,
+                commit,
+            },
             leaving: Leaving { changes, messages },
         })
     }
@@ -301,9 +320,15 @@ impl Lane {
 
     /// Answers everybody. [`Lane::tell`] is to follow, in the order of the answers.
     pub fn answer(&self, done: Done) -> Leaving {
-        let Committed { replies, leaving } = done.committed;
+        let Committed {
+            replies,
+            began_at,
+            parts,
+            leaving,
+        } = done.committed;
         for (job, replies) in done.batch.into_iter().zip(replies) {
-            let _ = job.reply.send(Ok(replies));
+            let queue = began_at.saturating_duration_since(job.queued_at);
+            let _ = job.reply.send(Ok((replies, Parts { queue, ..parts })));
         }
         leaving
     }

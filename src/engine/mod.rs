@@ -20,6 +20,7 @@ use crate::machine::{self, Input, Step, query};
 use crate::protocol::operation::{Command, Debug, Operation, Query};
 use crate::protocol::record::{Id, Millis, NEVER, Promise};
 use crate::protocol::reply::Reply;
+use crate::protocol::trace::Trace;
 use crate::store::{self, Changes, DeadlineKey, Queues, Store};
 use crate::telemetry::metrics::METRICS;
 
@@ -101,6 +102,30 @@ pub struct Options {
     pub request_deadline: Duration,
 }
 
+/// What comes along with an operation.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    /// The `now` that a debug request brought along.
+    pub debug_time: Option<Millis>,
+    /// How much came in, for the bounds of a batch.
+    pub bytes: usize,
+    /// The request's place in a trace: the messages that it causes belong there too.
+    pub trace: Option<Arc<Trace>>,
+}
+
+/// Where the time of a command went. All but the wait it shares with the others of its batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// Until its batch began, or its last attempt.
+    pub queue: Duration,
+    /// Loading what could be told in advance to be needed.
+    pub load: Duration,
+    /// Deciding, and loading the rest.
+    pub decide: Duration,
+    /// Until it was durable.
+    pub commit: Duration,
+}
+
 /// The engine. All its methods may be called at once from any number of tasks.
 pub struct Engine {
     store: Arc<dyn Store>,
@@ -162,33 +187,47 @@ impl Engine {
         debug_time: Option<Millis>,
         bytes: usize,
     ) -> Result<Reply, Error> {
-        match operation {
-            Operation::Command(command) => self.command(command, debug_time, bytes).await,
+        let context = Context {
+            debug_time,
+            bytes,
+            trace: None,
+        };
+        Ok(self.execute_in(context, operation).await?.0)
+    }
+
+    /// The same, and of a command also where its time went.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn execute_in(
+        &self,
+        context: Context,
+        operation: Operation,
+    ) -> Result<(Reply, Option<Parts>), Error> {
+        let reply = match operation {
+            Operation::Command(command) => {
+                let (reply, parts) = self.command(command, context).await?;
+                return Ok((reply, Some(parts)));
+            }
             Operation::Query(query) => {
-                let now = debug_time.unwrap_or_else(|| self.clock.read_now());
-                let is_now = debug_time.is_none();
+                let now = context.debug_time.unwrap_or_else(|| self.clock.read_now());
+                let is_now = context.debug_time.is_none();
                 let answer = self.query_patiently(&query, now, is_now);
                 let answer = tokio::time::timeout(self.request_deadline, answer);
                 answer.await.unwrap_or_else(|_| Err(too_slow()))
             }
             Operation::Debug(debug) => self.debug(debug).await,
-        }
+        };
+        Ok((reply?, None))
     }
 
-    async fn command(
-        &self,
-        command: Command,
-        now: Option<Millis>,
-        bytes: usize,
-    ) -> Result<Reply, Error> {
+    async fn command(&self, command: Command, context: Context) -> Result<(Reply, Parts), Error> {
         let deadline = Instant::now() + self.request_deadline;
-        let replies = self
-            .submit(vec![Input::Request(command)], now, bytes, deadline)
-            .await?;
-        replies
-            .into_iter()
-            .next()
-            .ok_or_else(|| Error::Internal("no reply".to_owned()))
+        let inputs = vec![Input::Request(command)];
+        let (replies, parts) = self.submit(inputs, context, deadline).await?;
+        let reply = replies.into_iter().next();
+        let reply = reply.ok_or_else(|| Error::Internal("no reply".to_owned()))?;
+        Ok((reply, parts))
     }
 
     /// Takes internal steps, in one transaction, at the current instant. One that cannot be taken, for a
@@ -226,26 +265,31 @@ impl Engine {
 
     async fn step_at(&self, steps: Vec<Step>, now: Option<Millis>) -> Result<(), Error> {
         let inputs = steps.into_iter().map(Input::Step).collect();
-        self.submit(inputs, now, 0, Instant::now() + STEPS_PATIENCE)
-            .await?;
+        let context = Context {
+            debug_time: now,
+            ..Context::default()
+        };
+        let deadline = Instant::now() + STEPS_PATIENCE;
+        self.submit(inputs, context, deadline).await?;
         Ok(())
     }
 
     async fn submit(
         &self,
         inputs: Vec<Input>,
-        now: Option<Millis>,
-        bytes: usize,
+        context: Context,
         deadline: Instant,
-    ) -> Result<Vec<Reply>, Error> {
+    ) -> Result<(Vec<Reply>, Parts), Error> {
         let queue = lock(&self.queue).clone();
         let queue = queue.ok_or_else(|| Error::Unavailable("the server is stopping".to_owned()))?;
         let (reply, answer) = oneshot::channel();
         let job = Job {
             origins: dispatch::origins(&inputs, self.lanes),
             inputs,
-            now,
-            bytes,
+            now: context.debug_time,
+            bytes: context.bytes,
+            trace: context.trace,
+            queued_at: Instant::now(),
             queued: Some(METRICS.queued()),
             deadline,
             reply,

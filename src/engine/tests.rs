@@ -378,6 +378,8 @@ impl Hooks for Holding {
             address: "poll://any@g".into(),
             offer_at: 1000,
             retry_at: Millis::MAX,
+            trace: None,
+            cause: None,
         };
         vec![execute("waits"), execute("taken")]
     }

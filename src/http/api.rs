@@ -12,19 +12,18 @@ use futures_util::FutureExt;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::engine::Error;
+use super::account::{Account, told};
+use super::head::Head;
+use super::intake::{self, Unread};
+use super::rate::TooMany;
+use super::{App, auth};
+use crate::engine::{Context, Error};
 use crate::net::Peer;
 use crate::protocol::envelope::{self, Rejection, UNKNOWN_CORR_ID, UNKNOWN_KIND};
 use crate::protocol::operation::Operation;
 use crate::protocol::record::Millis;
 use crate::protocol::reply::{Envelope, ErrorEnvelope, Reply};
 use crate::protocol::{parse, scope};
-use crate::telemetry::metrics::METRICS;
-
-use super::head::Head;
-use super::intake::{self, Unread};
-use super::rate::TooMany;
-use super::{App, auth};
 
 /// The token is good, but not for this.
 pub(super) const FORBIDDEN: &str = "Forbidden";
@@ -96,7 +95,8 @@ async fn refuse(unread: Unread, too_many: Option<TooMany>, started_at: Instant) 
     match unread {
         Unread::TooLarge(rest) => {
             if let Some(too_many) = too_many {
-                return limited(UNKNOWN_KIND, UNKNOWN_CORR_ID, too_many, started_at);
+                told(UNKNOWN_KIND, UNKNOWN_CORR_ID, 429, started_at, None);
+                return limited(UNKNOWN_KIND, UNKNOWN_CORR_ID, too_many);
             }
             if let Some(rest) = rest {
                 intake::discard(rest).await;
@@ -120,27 +120,30 @@ async fn answer(
     too_many: Option<TooMany>,
     started_at: Instant,
 ) -> (Answer, bool) {
+    let mut account = app.accounts.open(head, started_at);
     let envelope = match envelope::parse(body) {
         Ok(envelope) => envelope,
         Err(mut rejection) => {
             if head.is_encoded {
                 rejection.message.push_str(ENCODED);
             }
-            return (rejected(&rejection, started_at), false);
+            return (rejected(&rejection, account), false);
         }
     };
     let (kind, corr_id) = (&*envelope.kind, &*envelope.corr_id);
     let token = envelope.auth.as_deref().or(head.token.as_deref());
     let too_many = too_many.or_else(|| token.and_then(|token| app.rates.token(token).err()));
     if let Some(too_many) = too_many {
-        return (limited(kind, corr_id, too_many, started_at), false);
+        account.close(kind, corr_id, 429);
+        return (limited(kind, corr_id, too_many), false);
     }
-    let outcome = AssertUnwindSafe(execute(app, token, &envelope, body.len())).catch_unwind();
+    let executed = execute(app, token, &envelope, body.len(), &mut account);
+    let outcome = AssertUnwindSafe(executed).catch_unwind();
     let panicked = |_| Err(Failure::Engine(Error::Internal(PANICKED.to_owned())));
     let answer = match outcome.await.unwrap_or_else(panicked) {
         Ok((reply, is_read)) => {
             let status = reply.status();
-            log(kind, corr_id, status, started_at);
+            account.close(kind, corr_id, status);
             let reply = &reply;
             let envelope = Envelope {
                 kind,
@@ -149,7 +152,7 @@ async fn answer(
             };
             return (respond(status, &envelope), is_read);
         }
-        Err(Failure::Rejected(rejection)) => rejected(&rejection, started_at),
+        Err(Failure::Rejected(rejection)) => rejected(&rejection, account),
         Err(Failure::Engine(error)) => {
             let status = match &error {
                 Error::Unavailable(_) => 503,
@@ -159,7 +162,7 @@ async fn answer(
             if let Error::Internal(_) = &error {
                 tracing::error!(kind, corr_id, %error, "request failed");
             }
-            log(kind, corr_id, status, started_at);
+            account.close(kind, corr_id, status);
             respond(
                 status,
                 &ErrorEnvelope::new(kind, corr_id, status, &error.to_string()),
@@ -181,12 +184,20 @@ async fn execute(
     token: Option<&str>,
     envelope: &envelope::Envelope<'_>,
     bytes: usize,
+    account: &mut Account<'_>,
 ) -> Result<(Reply, bool), Failure> {
     let admitted = admitted(app, token, envelope).await;
     let (operation, debug_time, prefix) = admitted.map_err(Failure::Rejected)?;
     let is_read = matches!(operation, Operation::Query(_));
-    let executed = app.engine.execute(operation, debug_time, bytes);
-    let mut reply = executed.await.map_err(Failure::Engine)?;
+    let context = Context {
+        debug_time,
+        bytes,
+        trace: account.span.trace().cloned(),
+    };
+    account.id = operation.subject().cloned();
+    let executed = app.engine.execute_in(context, operation).await;
+    let (mut reply, parts) = executed.map_err(Failure::Engine)?;
+    account.parts = parts;
     if let Some(prefix) = prefix {
         reply.narrow(&prefix);
     }
@@ -225,8 +236,7 @@ async fn admitted(
 }
 
 /// Answers a request that came too early.
-fn limited(kind: &str, corr_id: &str, too_many: TooMany, started_at: Instant) -> Answer {
-    log(kind, corr_id, 429, started_at);
+fn limited(kind: &str, corr_id: &str, too_many: TooMany) -> Answer {
     let message = too_many.to_string();
     let mut response = respond(429, &ErrorEnvelope::new(kind, corr_id, 429, &message));
     let retry_after = HeaderValue::from(too_many.retry_after_s);
@@ -236,29 +246,22 @@ fn limited(kind: &str, corr_id: &str, too_many: TooMany, started_at: Instant) ->
     response
 }
 
-fn rejected(rejection: &Rejection, started_at: Instant) -> Answer {
+fn rejected(rejection: &Rejection, account: Account<'_>) -> Answer {
     let Rejection {
         kind,
         corr_id,
         status,
         message,
     } = rejection;
-    log(kind, corr_id, *status, started_at);
+    account.close(kind, corr_id, *status);
     respond(
         *status,
         &ErrorEnvelope::new(kind, corr_id, *status, message),
     )
 }
 
-fn log(kind: &str, corr_id: &str, status: u16, started_at: Instant) {
-    let elapsed = started_at.elapsed();
-    METRICS.request(kind, status, elapsed);
-    let elapsed_us = elapsed.as_micros();
-    tracing::debug!(kind, corr_id, status, elapsed_us, "request");
-}
-
 fn refused(status: u16, message: &str, started_at: Instant) -> Answer {
-    log(UNKNOWN_KIND, UNKNOWN_CORR_ID, status, started_at);
+    told(UNKNOWN_KIND, UNKNOWN_CORR_ID, status, started_at, None);
     unnamed(status, message)
 }
 

@@ -3,9 +3,12 @@
 //! The head itself is let go of before the body is read: it lies in the buffer that the connection reads into, which
 //! would have to be replaced by another for as long as the request is answered.
 
+use std::sync::Arc;
+
 use axum::http::{HeaderMap, header};
 
 use super::auth;
+use crate::protocol::trace::{TRACEPARENT, TRACESTATE, Trace};
 
 /// See the module documentation.
 pub(super) struct Head {
@@ -17,6 +20,8 @@ pub(super) struct Head {
     pub is_encoded: bool,
     /// The token of the `Authorization` header.
     pub token: Option<String>,
+    /// The span of the client, if it names one.
+    pub trace: Option<Arc<Trace>>,
 }
 
 impl Head {
@@ -28,6 +33,25 @@ impl Head {
             asks_first: headers.contains_key(header::EXPECT),
             is_encoded: headers.contains_key(header::CONTENT_ENCODING),
             token: auth::bearer(headers).map(str::to_owned),
+            trace: trace(headers).map(Arc::new),
         }
     }
+}
+
+/// One `traceparent`, and what all of `tracestate` is together.
+fn trace(headers: &HeaderMap) -> Option<Trace> {
+    let mut parents = headers.get_all(TRACEPARENT).into_iter();
+    let parent = parents.next()?;
+    if parents.next().is_some() {
+        return None;
+    }
+    let states: Option<Vec<&str>> = headers
+        .get_all(TRACESTATE)
+        .into_iter()
+        .map(|state| state.to_str().ok())
+        .collect();
+    Trace::read(
+        parent.to_str().ok()?,
+        states.map(|all| all.join(",")).as_deref(),
+    )
 }

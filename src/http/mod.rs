@@ -1,9 +1,9 @@
 //! The HTTP surface (`protocol.md` §1): routes, CORS, panics.
 //!
 //! Owns nothing but the translation between HTTP and the engine: `api` for `POST /`, `poll` for the
-//! event streams, `targets` for who waits for whom,
-//! `retention` for what would be deleted, `auth` for where tokens are, `limits` and `intake` for
-//! what may be in flight at once, `rate` for how often clients may ask.
+//! event streams, `targets` for who waits for whom, `retention` for what would be deleted, `auth` for where
+//! tokens are, `limits` and `intake` for what may be in flight at once, `rate` for how often clients may ask,
+//! `account` for what is told of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +29,7 @@ use crate::protocol::parse;
 use crate::telemetry::metrics::METRICS;
 use crate::transport::poll::Hub;
 
+mod account;
 mod api;
 mod auth;
 mod head;
@@ -40,6 +41,7 @@ mod responses;
 mod retention;
 mod targets;
 
+pub use account::Accounts;
 pub use limits::Limits;
 pub use rate::Rates;
 pub use responses::Responses;
@@ -73,6 +75,8 @@ pub struct App {
     pub readiness: Readiness,
     /// How often clients may ask.
     pub rates: Rates,
+    /// Whom requests are told to.
+    pub accounts: Accounts,
 }
 
 /// What the storage last said of itself, and when.

@@ -333,6 +333,7 @@ fn offer_unblock(ws: &mut Workspace, promise: &Id, address: &Id, now: Millis) {
     ws.send(Message::Unblock {
         promise: object.promise.clone(),
         address: address.clone(),
+        trace: ws.trace().cloned(),
     });
     // Not due again until the attempt has had its chance, however it ends: what a transport has no room
     // for would otherwise be the first of all deadlines for ever, and hide the others.

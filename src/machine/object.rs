@@ -4,8 +4,10 @@
 //! lease deadlines or retry instants (`semantics.md` R1).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::protocol::record::{Id, Millis, Promise, PromiseState, TaskRecord, TaskState};
+use crate::protocol::trace::Trace;
 
 /// A promise as stored, its obligations, and its task.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +22,9 @@ pub struct Object {
     pub listeners: BTreeMap<Id, Listener>,
     /// Present exactly when the promise is targeted (X1).
     pub task: Option<Task>,
+    /// The request that created the task, if it belonged to a trace: the messages about the task do as well.
+    /// Immutable.
+    pub trace: Option<Arc<Trace>>,
 }
 
 /// A registration to be told of a settlement. While the promise is pending it is an obligation;

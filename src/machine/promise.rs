@@ -45,6 +45,7 @@ pub(super) fn bear(
             TaskState::Pending
         };
         object.task = Some(Task::cleared(state, 0));
+        object.trace = ws.trace().cloned();
     }
     let has_task = object.task.is_some();
     let delay = object.promise.tags.delay().filter(|delay| *delay > now);
@@ -86,6 +87,7 @@ pub(super) fn newborn(op: &PromiseCreate, born_at: Millis) -> Object {
         callbacks: BTreeSet::new(),
         listeners: BTreeMap::new(),
         task: None,
+        trace: None,
     }
 }
 

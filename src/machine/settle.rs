@@ -125,9 +125,11 @@ fn settle_one(ws: &mut Workspace, id: &Id, how: Settlement, now: Millis) -> Vec<
     if let Some(object) = ws.get(id).cloned() {
         for address in object.listeners.keys() {
             let promise = object.promise.clone();
+            let trace = ws.trace().cloned();
             ws.send(Message::Unblock {
                 promise,
                 address: address.clone(),
+                trace,
             });
         }
     }

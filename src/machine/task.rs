@@ -49,12 +49,17 @@ pub(super) fn dispatch(
     };
     if let (Some(task), Some(target)) = (&object.task, object.promise.tags.target()) {
         let (id, version, address) = (id.clone(), task.version, target.into());
+        let trace = object.trace.clone();
+        let cause = ws.trace().filter(|cause| trace.as_ref() != Some(cause));
+        let cause = cause.cloned();
         ws.send(Message::Execute {
             id,
             version,
             address,
             offer_at,
             retry_at,
+            trace,
+            cause,
         });
     }
 }
@@ -115,6 +120,7 @@ pub(super) fn create(ws: &mut Workspace, op: &TaskCreate, now: Millis) -> Reply 
 fn create_acquired(ws: &mut Workspace, op: &TaskCreate, now: Millis) -> Reply {
     let action: &PromiseCreate = &op.action;
     let mut object = newborn(action, now);
+    object.trace = ws.trace().cloned();
     if object.is_settled(now) {
         let task = Task::cleared(TaskState::Fulfilled, 0);
         object.task = Some(task);

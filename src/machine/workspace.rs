@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::protocol::lineage::is_within;
 use crate::protocol::record::{Id, Millis, Promise, Schedule};
+use crate::protocol::trace::Trace;
 use crate::store::{Change, Changes, Loaded, Need, ScheduleChange};
 
 use super::object::{Object, is_expired};
@@ -28,6 +29,10 @@ pub enum Message {
         offer_at: Millis,
         /// When it is sent again unless the task was acquired: its place in its queue.
         retry_at: Millis,
+        /// The request that created the task.
+        trace: Option<Arc<Trace>>,
+        /// The request that had it sent, if that is another.
+        cause: Option<Arc<Trace>>,
     },
     /// A promise has settled.
     Unblock {
@@ -35,6 +40,8 @@ pub enum Message {
         promise: Promise,
         /// The listener.
         address: Id,
+        /// The request that settled it. Not stored: a later attempt may have none.
+        trace: Option<Arc<Trace>>,
     },
 }
 
@@ -43,6 +50,13 @@ impl Message {
     pub fn address(&self) -> &Id {
         match self {
             Message::Execute { address, .. } | Message::Unblock { address, .. } => address,
+        }
+    }
+
+    /// The span that it comes of.
+    pub fn trace(&self) -> Option<&Arc<Trace>> {
+        match self {
+            Message::Execute { trace, .. } | Message::Unblock { trace, .. } => trace.as_ref(),
         }
     }
 }
@@ -66,6 +80,8 @@ pub struct Workspace {
     trees: HashSet<Id>,
     are_trees_cut: bool,
     messages: Vec<Message>,
+    /// Of the input that is being decided.
+    trace: Option<Arc<Trace>>,
 }
 
 impl Workspace {
@@ -289,6 +305,16 @@ impl Workspace {
         slot.is_changed = true;
     }
 
+    /// What is decided from here on is asked for in this trace.
+    pub fn set_trace(&mut self, trace: Option<Arc<Trace>>) {
+        self.trace = trace;
+    }
+
+    /// The trace of the input that is being decided, if it belongs to one.
+    pub(super) fn trace(&self) -> Option<&Arc<Trace>> {
+        self.trace.as_ref()
+    }
+
     /// Adds a message to be sent after the commit.
     pub(super) fn send(&mut self, message: Message) {
         self.messages.push(message);
@@ -299,7 +325,9 @@ impl Workspace {
     pub fn finish(mut self) -> (Changes, Vec<Message>) {
         let mut messages = std::mem::take(&mut self.messages);
         messages.retain(|message| match message {
-            Message::Unblock { promise, address } => self
+            Message::Unblock {
+                promise, address, ..
+            } => self
                 .get(&promise.id)
                 .is_none_or(|object| object.listeners.contains_key(address)),
             Message::Execute { .. } => true,
@@ -380,6 +408,7 @@ mod tests {
             callbacks: BTreeSet::new(),
             listeners: BTreeMap::from([("http://a".into(), listener)]),
             task: None,
+            trace: None,
         }
     }
 

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::record::Promise;
+use super::trace::Trace;
 
 #[derive(Serialize)]
 struct Message<H, D> {
@@ -15,10 +16,27 @@ struct Message<H, D> {
 #[serde(rename_all = "camelCase")]
 struct ExecuteHead<'a> {
     server_url: &'a str,
+    #[serde(flatten)]
+    trace: TraceHead<'a>,
 }
 
-#[derive(Serialize)]
-struct EmptyHead {}
+/// What names the span that the message comes of, if there is one.
+#[derive(Default, Serialize)]
+struct TraceHead<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tracestate: Option<&'a str>,
+}
+
+impl<'a> TraceHead<'a> {
+    fn of(trace: Option<&'a Trace>) -> Self {
+        TraceHead {
+            traceparent: trace.map(Trace::parent),
+            tracestate: trace.and_then(Trace::state),
+        }
+    }
+}
 
 #[derive(Serialize)]
 struct TaskData<'a> {
@@ -37,20 +55,23 @@ struct PromiseData<'a> {
 }
 
 /// `execute`: the task waits to be acquired at this version.
-pub fn execute(server_url: &str, id: &str, version: i64) -> String {
+pub fn execute(server_url: &str, id: &str, version: i64, trace: Option<&Trace>) -> String {
     let task = TaskRef { id, version };
     to_ascii(&Message {
         kind: "execute",
-        head: ExecuteHead { server_url },
+        head: ExecuteHead {
+            server_url,
+            trace: TraceHead::of(trace),
+        },
         data: TaskData { task },
     })
 }
 
 /// `unblock`: the promise has settled.
-pub fn unblock(promise: &Promise) -> String {
+pub fn unblock(promise: &Promise, trace: Option<&Trace>) -> String {
     to_ascii(&Message {
         kind: "unblock",
-        head: EmptyHead {},
+        head: TraceHead::of(trace),
         data: PromiseData { promise },
     })
 }
@@ -89,7 +110,7 @@ mod tests {
     #[test]
     fn a_value_that_was_stored_over_several_lines_is_one_in_a_message() {
         let value = Value::from_json("{\r\n\t\"data\": \"a\\n\u{7f}\"\n}".to_owned()).unwrap();
-        let text = unblock(&Promise {
+        let promise = Promise {
             id: "p".into(),
             state: PromiseState::Resolved,
             param: Value::empty(),
@@ -98,7 +119,8 @@ mod tests {
             timeout_at: 2,
             created_at: 1,
             settled_at: Some(1),
-        });
+        };
+        let text = unblock(&promise, None);
         assert!(text.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
         let read: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(read["data"]["promise"]["value"]["data"], "a\n\u{7f}");
@@ -106,7 +128,7 @@ mod tests {
 
     #[test]
     fn everything_outside_ascii_is_escaped_and_reads_back() {
-        let text = execute("http://h", "zoë-😀-\u{2028}-\u{85}", 3);
+        let text = execute("http://h", "zoë-😀-\u{2028}-\u{85}", 3, None);
         assert!(text.is_ascii() && !text.contains('\n'));
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["data"]["task"]["id"], "zoë-😀-\u{2028}-\u{85}");

@@ -17,3 +17,4 @@ pub mod retention;
 mod rules;
 pub mod scope;
 pub mod template;
+pub mod trace;

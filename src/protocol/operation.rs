@@ -15,6 +15,19 @@ pub enum Operation {
     Debug(Debug),
 }
 
+impl Operation {
+    /// The id that it is most about; searches and debug requests are about none.
+    pub fn subject(&self) -> Option<&Id> {
+        match self {
+            Operation::Command(command) => Some(command.subject()),
+            Operation::Query(
+                Query::PromiseGet { id } | Query::TaskGet { id } | Query::ScheduleGet { id },
+            ) => Some(id),
+            Operation::Query(_) | Operation::Debug(_) => None,
+        }
+    }
+}
+
 /// A request that may change objects.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "variants carry the protocol's names")]

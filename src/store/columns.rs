@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::machine::object::Object;
 use crate::protocol::record::{Id, Millis, Promise, Schedule};
 
-use super::rows::{ObjectColumns, PromiseColumns, ScheduleColumns, TaskColumns, resumes_of};
+use super::rows::{ObjectColumns, PromiseColumns, ScheduleColumns, TaskColumns, resumes_of, trace};
 use super::{Deadline, DeadlineKey, Error, Kind, Outline, Result, Waiting};
 
 /// The columns of a promise `p`, as [`promise`] reads them.
@@ -24,7 +24,7 @@ macro_rules! object_columns {
         concat!(
             $crate::store::columns::promise_columns!(),
             ", p.armed, t.state, t.version, t.pid, t.ttl, t.expires_at, t.retry_at, t.offer_at, \
-             t.claimed_at, t.releases, t.resumes"
+             t.claimed_at, t.releases, t.resumes, t.traceparent"
         )
     };
 }
@@ -127,7 +127,7 @@ impl<'r, R: Cells> Columns<'r, R> {
 
     fn task(&mut self) -> Result<Option<TaskColumns<'r>>> {
         let Some(state) = self.text_or_null()? else {
-            self.next += 9;
+            self.next += 10;
             return Ok(None);
         };
         Ok(Some(TaskColumns {
@@ -141,6 +141,7 @@ impl<'r, R: Cells> Columns<'r, R> {
             claimed_at: self.number_or_null()?,
             releases: self.number()?,
             resumes: self.text()?,
+            traceparent: self.text_or_null()?,
         }))
     }
 
@@ -218,7 +219,7 @@ pub fn deadline<R: Cells>(row: &R) -> Result<Deadline> {
     Ok(Deadline { at, key })
 }
 
-/// A waiting execute: (retry, id, address, version).
+/// A waiting execute: (retry, id, address, version, traceparent).
 pub fn waiting_execute<R: Cells>(row: &R) -> Result<Waiting> {
     let mut columns = Columns::of(row);
     Ok(Waiting::Execute {
@@ -226,6 +227,7 @@ pub fn waiting_execute<R: Cells>(row: &R) -> Result<Waiting> {
         id: columns.id()?,
         address: columns.id()?,
         version: columns.number()?,
+        trace: trace(columns.text_or_null()?),
     })
 }
 

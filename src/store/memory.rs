@@ -24,7 +24,10 @@ use super::{
     TaskPage, Transaction, Waiting, WaitingCount, WaitingKind,
 };
 
+mod transfer;
 mod walks;
+
+use walks::without_obligations;
 
 /// A store in memory.
 #[derive(Debug, Default)]
@@ -305,6 +308,7 @@ impl State {
                     version: task.version,
                     address: address.clone(),
                     retry_at: *retry_at,
+                    trace: object.trace.clone(),
                 })
             }
             MessageKind::Unblock => {
@@ -341,17 +345,6 @@ fn behind<'a, T>(
 
 fn is_pending_and_due(promise: &Promise, or_due: Option<Millis>) -> bool {
     promise.state == PromiseState::Pending && or_due.is_some_and(|now| promise.timeout_at <= now)
-}
-
-/// The object as reads outside a batch answer it.
-fn without_obligations(object: &Object) -> Object {
-    Object {
-        promise: object.promise.clone(),
-        armed: object.armed,
-        callbacks: BTreeSet::new(),
-        listeners: BTreeMap::new(),
-        task: object.task.clone(),
-    }
 }
 
 struct MemoryTransaction<'a> {
@@ -580,6 +573,11 @@ mod tests {
     }
 
     crate::store::suite::behaviours!(open);
+    crate::store::suite::moves!(place);
+
+    async fn place() -> std::sync::Arc<super::MemoryStore> {
+        std::sync::Arc::default()
+    }
 
     #[tokio::test]
     async fn indexes_are_empty_once_nothing_wants_a_step() {

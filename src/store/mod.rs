@@ -7,8 +7,10 @@
 //! ```text
 //!   lanes:  begin -> load* -> commit        as many transactions at once as there are lanes
 //!   reads:  read, promises, tasks, due …    committed state only, any number at once
+//!   moves:  Snapshot, Fill                  all of it, without a server ([`transfer`], [`archive`])
 //! ```
 
+pub mod archive;
 pub mod bus;
 mod columns;
 mod guesses;
@@ -20,6 +22,7 @@ pub mod rows;
 pub mod sqlite;
 #[cfg(test)]
 pub(crate) mod suite;
+pub mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,6 +34,7 @@ use crate::machine::Input;
 use crate::machine::object::Object;
 use crate::protocol::record::{Id, Millis, Promise, PromiseState, Schedule, Tags, TaskState};
 use crate::protocol::reply::Reply;
+use crate::protocol::trace::Trace;
 pub use crate::telemetry::metrics::Pool;
 
 /// Why a back end did not do what it was asked. Nothing was written unless said so.
@@ -280,6 +284,8 @@ pub enum Waiting {
         address: Id,
         /// Its next retry.
         retry_at: Millis,
+        /// See [`Object::trace`].
+        trace: Option<Arc<Trace>>,
     },
     /// An `unblock` not yet delivered.
     Unblock {

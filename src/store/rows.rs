@@ -6,12 +6,14 @@
 //! here knows a database.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::machine::object::{Listener, Object, Task};
 use crate::protocol::address::queue_of;
 use crate::protocol::record::{
     Id, Millis, Promise, PromiseState, Schedule, Tags, TaskState, Value,
 };
+use crate::protocol::trace::Trace;
 
 use super::{Changes, Error, Result, StateCounts, WaitingCount};
 
@@ -77,9 +79,16 @@ pub struct TaskRow<'a> {
     pub target: &'a str,
     /// Where its `execute` waits for a stream, immutable.
     pub queue: Option<Id>,
+    /// See [`Object::trace`].
+    pub trace: Option<&'a Trace>,
 }
 
 impl TaskRow<'_> {
+    /// The column `traceparent`.
+    pub fn traceparent(&self) -> Option<String> {
+        self.trace.map(Trace::to_string)
+    }
+
     /// The column `resumes`: a JSON array of ids.
     pub fn resumes(&self) -> String {
         json(&self.task.resumes)
@@ -188,6 +197,7 @@ impl<'a> RowChanges<'a> {
             task,
             target,
             queue: queue_of(target),
+            trace: after.trace.as_deref(),
         });
     }
 
@@ -284,6 +294,7 @@ pub struct TaskColumns<'r> {
     pub claimed_at: Option<Millis>,
     pub releases: i64,
     pub resumes: &'r str,
+    pub traceparent: Option<&'r str>,
 }
 
 /// The columns of a whole object, as read.
@@ -384,6 +395,7 @@ impl ObjectColumns<'_> {
                 })
                 .collect(),
             task: self.task.map(|task| task.decode(id)).transpose()?,
+            trace: trace(self.task.and_then(|task| task.traceparent)),
         })
     }
 }
@@ -415,6 +427,12 @@ impl ScheduleColumns<'_> {
 /// [`Error::Corrupt`], naming the column and the id.
 pub fn resumes_of(id: &str, resumes: &str) -> Result<BTreeSet<Id>> {
     Place("tasks", id).json("resumes", resumes)
+}
+
+/// Reads the column `traceparent`. No workflow is to fail for what is only told about it: a text that is
+/// none is taken for none.
+pub fn trace(text: Option<&str>) -> Option<Arc<Trace>> {
+    text?.parse().ok().map(Arc::new)
 }
 
 /// Table and id of a row under decoding.
@@ -510,6 +528,7 @@ mod tests {
         claimed_at: None,
         releases: 0,
         resumes: "[]",
+        traceparent: None,
     };
 
     fn object(promise: PromiseColumns<'_>, task: TaskColumns<'_>, listeners: &str) -> String {

@@ -1,10 +1,14 @@
-//! The log: one compact line per event on standard error.
+//! The log: one line per event on standard error, for people or as a JSON object.
 //!
 //! `RUST_LOG` overrides the configured level. Colours appear on a terminal only.
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
+use serde::de::{Deserializer, Error};
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 /// The levels that may stand alone.
 const LEVELS: [&str; 6] = ["trace", "debug", "info", "warn", "error", "off"];
@@ -14,31 +18,102 @@ const LEVELS: [&str; 6] = ["trace", "debug", "info", "warn", "error", "off"];
 #[error("Unknown log level: '{0}'")]
 pub struct UnknownLevel(String);
 
-/// Starts the log, and has panics logged. `level` is the configured level or filter; `rust_log`, if
-/// not empty, overrides it.
-///
-/// # Errors
-/// When either is not a filter, or the process has a log already.
-pub fn init(level: &str, rust_log: Option<&str>) -> anyhow::Result<()> {
-    let filter = match rust_log.map(parse_rust_log).transpose()?.flatten() {
-        Some(filter) => filter,
-        None => parse_level(level)?,
-    };
-    let subscriber = tracing_subscriber::fmt()
-        .compact()
-        .with_writer(std::io::stderr)
-        .with_env_filter(filter);
-    let started = if std::io::stderr().is_terminal() {
-        subscriber.try_init()
-    } else {
-        subscriber.with_ansi(false).try_init()
-    };
-    started.map_err(|error| anyhow::anyhow!("the log cannot be started: {error}"))?;
-    std::panic::set_hook(Box::new(|panic| {
-        let backtrace = std::backtrace::Backtrace::capture();
-        tracing::error!(%panic, %backtrace, "panic");
-    }));
-    Ok(())
+/// How events are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// A compact line.
+    #[default]
+    Text,
+    /// A JSON object on a line: `timestamp`, `level`, `target`, `fields` and in them `message`.
+    Json,
+}
+
+impl<'de> Deserialize<'de> for Format {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match String::deserialize(from)?.as_str() {
+            "text" => Ok(Format::Text),
+            "json" => Ok(Format::Json),
+            other => Err(D::Error::custom(format!(
+                "must be 'text' or 'json' (got '{other}')"
+            ))),
+        }
+    }
+}
+
+/// The log of the process. Its level may change.
+pub struct Log {
+    filter: reload::Handle<EnvFilter, Registry>,
+    level: String,
+    is_overridden: bool,
+}
+
+impl Log {
+    /// Starts the log, and has panics logged. `level` is the configured level or filter; `rust_log`, if
+    /// not empty, overrides it.
+    ///
+    /// # Errors
+    /// When either is not a filter, or the process has a log already.
+    pub fn start(level: &str, rust_log: Option<&str>, format: Format) -> anyhow::Result<Log> {
+        let overriding = rust_log.map(parse_rust_log).transpose()?.flatten();
+        let is_overridden = overriding.is_some();
+        let filter = match overriding {
+            Some(filter) => filter,
+            None => parse_level(level)?,
+        };
+        let (filter, handle) = reload::Layer::new(filter);
+        let lines = fmt::layer().with_writer(std::io::stderr);
+        let lines = match format {
+            Format::Text => lines
+                .compact()
+                .with_ansi(std::io::stderr().is_terminal())
+                .boxed(),
+            Format::Json => lines
+                .json()
+                .with_current_span(false)
+                .with_span_list(false)
+                .boxed(),
+        };
+        tracing_subscriber::registry()
+            .with(filter)
+            .with(lines)
+            .try_init()
+            .map_err(|error| anyhow::anyhow!("the log cannot be started: {error}"))?;
+        std::panic::set_hook(Box::new(|panic| {
+            let backtrace = std::backtrace::Backtrace::capture();
+            tracing::error!(%panic, %backtrace, "panic");
+        }));
+        Ok(Log {
+            filter: handle,
+            level: level.to_owned(),
+            is_overridden,
+        })
+    }
+
+    /// Changes the level to what is configured now, and says so; what cannot be used changes nothing.
+    pub fn change(&mut self, configured: Result<String, impl std::fmt::Display>) {
+        let level = match configured {
+            Ok(level) => level,
+            Err(error) => {
+                let level = &self.level;
+                return tracing::error!(%error, level, "the log level stays as it is");
+            }
+        };
+        if self.is_overridden {
+            return tracing::warn!(level, "the log level stays as RUST_LOG has it");
+        }
+        let changed = parse_level(&level).map_err(anyhow::Error::from);
+        match changed.and_then(|filter| Ok(self.filter.reload(filter)?)) {
+            Ok(()) => {
+                let from = std::mem::replace(&mut self.level, level);
+                tracing::warn!(from, to = self.level, "the log level was changed");
+            }
+            Err(error) => {
+                let level = &self.level;
+                tracing::error!(%error, level, "the log level stays as it is");
+            }
+        }
+    }
 }
 
 /// Reads a level, or a filter such as `info,resonate=debug`.

@@ -148,7 +148,10 @@ impl Deliver for Publishing {
                 return self.book(&topic, message, Some("timeout"));
             }
         };
-        let body = Message::new().set_data(message.body.clone());
+        let mut body = Message::new().set_data(message.body.clone());
+        if let Some(trace) = &message.trace {
+            body = body.set_attributes(trace.headers());
+        }
         let mut publish = client.publisher(&topic).publish(body);
         match tokio::time::timeout_at(deadline, &mut publish).await {
             Ok(Ok(_)) => self.book(&topic, message, None),

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 
 use crate::protocol::address::Address;
+use crate::protocol::trace::Trace;
 
 pub mod bash_exec;
 pub mod gcps;
@@ -101,6 +102,8 @@ pub struct Outgoing {
     pub address: Address,
     /// The message.
     pub body: Bytes,
+    /// The span that it comes of: named beside the message, where there is a place for that.
+    pub trace: Option<Arc<Trace>>,
     /// Whom to tell.
     pub receipt: Receipt,
 }

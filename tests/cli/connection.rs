@@ -40,6 +40,22 @@ fn the_envelope_is_complete_and_has_no_nulls() {
 }
 
 #[test]
+fn the_trace_that_a_command_is_started_in_is_sent_along() {
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for (variable, header) in [(parent, Some(parent)), ("00-abc", None), ("", None)] {
+        let (url, asked) = listen();
+        let mut command = command(&url, &["promises", "get", "x"]);
+        command
+            .env("TRACEPARENT", variable)
+            .env("TRACESTATE", "a=1");
+        run(&mut command).expect(0, "{}\n", "");
+        let asked = asked.recv().unwrap();
+        assert_eq!(asked.header("traceparent"), header);
+        assert_eq!(asked.header("tracestate"), header.map(|_| "a=1"));
+    }
+}
+
+#[test]
 fn a_token_is_sent_twice() {
     for (args, variable) in [
         (&["-T", "secret", "promises", "get", "x"][..], ""),

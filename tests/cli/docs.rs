@@ -1,8 +1,9 @@
-//! `docs/cli.md` and the README say what the command line does, and what its examples print.
+//! `docs/cli.md` says what the command line does, and what its examples print.
 //!
 //! The reference is written from every `--help`, down from `resonate --help`. All examples are run, one group of
 //! commands after the other on a server of its own, beside a worker. `make docs` writes the reference anew.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +12,7 @@ use super::worker;
 use crate::harness::command::run;
 use crate::harness::server::{Server, wall_clock_ms};
 
-const REWRITE: &str = "RESONATE_REWRITE_DOCS";
+pub const REWRITE: &str = "RESONATE_REWRITE_DOCS";
 const REFERENCE: &str = "docs/cli.md";
 /// Where the server of whoever reads an example is.
 const DEFAULT_URL: &str = "http://localhost:8001";
@@ -108,7 +109,7 @@ fn parts(examples: &str) -> Vec<Part> {
 }
 
 /// A shell whose `resonate` is the one under test.
-struct Shell<'a> {
+pub struct Shell<'a> {
     server: &'a Server,
     home: tempfile::TempDir,
     begun: i64,
@@ -124,22 +125,15 @@ impl<'a> Shell<'a> {
     }
 
     /// Runs a command; all that it says, at the instant of the examples.
-    fn run(&self, command: &str) -> String {
+    pub fn run(&self, command: &str) -> String {
         let url = self.server.url();
-        let program = Path::new(env!("CARGO_BIN_EXE_resonate"));
-        let mut path = vec![program.parent().expect("it is in a folder").to_owned()];
-        path.extend(std::env::split_paths(
-            &std::env::var_os("PATH").unwrap_or_default(),
-        ));
         let script = command.replace(DEFAULT_URL, &url);
         let mut shell = Command::new("sh");
         shell
             .args(["-c", &format!("exec 2>&1\n{script}")])
+            .current_dir(self.server.home())
             .env_clear()
-            .env(
-                "PATH",
-                std::env::join_paths(path).expect("folders have names"),
-            )
+            .env("PATH", path_with_program())
             .env("HOME", self.home.path())
             .env("RESONATE_URL", &url);
         let done = run(&mut shell);
@@ -150,6 +144,15 @@ impl<'a> Shell<'a> {
         assert!(done.code.is_some(), "{command}: {done:?}");
         said
     }
+}
+
+/// The `PATH` of this process, with the folder of `resonate` in front.
+pub fn path_with_program() -> OsString {
+    let program = Path::new(env!("CARGO_BIN_EXE_resonate"));
+    let mut path = vec![program.parent().expect("it is in a folder").to_owned()];
+    let inherited = std::env::var_os("PATH").unwrap_or_default();
+    path.extend(std::env::split_paths(&inherited));
+    std::env::join_paths(path).expect("folders have names")
 }
 
 /// Moves every instant to the time of the examples.
@@ -189,9 +192,12 @@ fn section(help: &Help, shell: &Shell) -> String {
     if help.name == "resonate dev" {
         return text + "Its flags are those of `serve`.\n\n";
     }
+    if help.name == "resonate doctor" {
+        return text + "Its flags are those of `serve`, and `--output`.\n\n";
+    }
     text += &format!("```text\n{}\n```\n\n", help.usage);
     if help.name == "resonate" {
-        text += "All commands but `serve`, `dev` and `completions` have these flags (`mcp` has no `--output`); they may \
+        text += "Commands that speak to a server have these flags (`mcp` has no `--output`); they may \
                  stand before the command, after it, and after the subcommand:\n\n";
         text += &format!("```text\n{}\n```\n\n", help.connection);
     }
@@ -225,7 +231,8 @@ fn on_a_server<T>(body: impl FnOnce(&Shell) -> T) -> T {
     on_a_server_with(&[], body)
 }
 
-fn on_a_server_with<T>(flags: &[&str], body: impl FnOnce(&Shell) -> T) -> T {
+/// Does something with a server of these flags, and a worker beside it.
+pub fn on_a_server_with<T>(flags: &[&str], body: impl FnOnce(&Shell) -> T) -> T {
     let server = Server::single_with(flags);
     worker::beside(&server, || body(&Shell::new(&server)))
 }
@@ -269,49 +276,20 @@ fn the_reference_is_what_the_program_says() {
     );
 }
 
-/// The `console` blocks of the README, in their order: commands, each with what it prints.
-fn console(readme: &str) -> Vec<(String, String)> {
+/// The commands of a `console` block, each with what it prints.
+pub fn console(block: &str) -> Vec<(String, String)> {
     let mut examples: Vec<(String, String)> = Vec::new();
-    for block in readme.split("\n```console\n").skip(1) {
-        let (block, _) = block.split_once("```").expect("a block ends");
-        for line in block.lines() {
-            match (line.strip_prefix("$ "), examples.last_mut()) {
-                (Some(command), _) => examples.push((command.to_owned(), String::new())),
-                (None, Some((command, _))) if command.ends_with('\\') => {
-                    *command += &format!("\n{line}");
-                }
-                (None, Some((_, output))) => *output += &format!("{line}\n"),
-                (None, None) => panic!("a block begins with a command: {line}"),
+    for line in block.lines() {
+        match (line.strip_prefix("$ "), examples.last_mut()) {
+            (Some(command), _) => examples.push((command.to_owned(), String::new())),
+            (None, Some((command, _))) if command.ends_with('\\') => {
+                *command += &format!("\n{line}");
             }
+            (None, Some((_, output))) => *output += &format!("{line}\n"),
+            (None, None) => panic!("a block begins with a command: {line}"),
         }
     }
     examples
-}
-
-#[test]
-fn the_examples_of_the_readme_print_what_it_says() {
-    let readme = fs::read_to_string(file("README.md")).expect("there is a README");
-    let examples = console(&readme);
-    assert!(
-        examples.len() >= 8,
-        "the README has {} examples",
-        examples.len()
-    );
-    // The section on scripts says how to start a server that runs them.
-    let serve = readme
-        .lines()
-        .find_map(|line| line.strip_prefix("cargo run --release -- serve --"));
-    let scripts = file("examples/scripts").display().to_string();
-    let flags = serve
-        .expect("a server for scripts")
-        .replace("examples/scripts", &scripts);
-    let flags = format!("--{flags}");
-    let flags: Vec<&str> = flags.split(' ').collect();
-    on_a_server_with(&flags, |shell| {
-        for (command, output) in examples {
-            assert_eq!(shell.run(&command), output, "{command}");
-        }
-    });
 }
 
 #[test]

@@ -4,9 +4,11 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use resonate::protocol::trace::Trace;
 use serde_json::{Value, json};
 
 use super::http::Reply;
+use super::openapi;
 use super::record::{self, member};
 use super::server::{Server, unique, wall_clock_ms};
 use super::snap::Snap;
@@ -66,6 +68,7 @@ impl Response {
         if matches!(reply.status(), 200 | 300) {
             assert!(head.get("error").is_none(), "head.error{exchange}");
         }
+        openapi::check_exchange(&request, reply.status(), &body);
         let string = |value: &Value| value.as_str().map(str::to_owned);
         Response {
             http_status: reply.status(),
@@ -155,6 +158,7 @@ pub struct Client<'a> {
     server: &'a Server,
     now: Option<i64>,
     credentials: Credentials<'a>,
+    trace: Option<&'a Trace>,
 }
 
 impl Server {
@@ -164,6 +168,7 @@ impl Server {
             server: self,
             now: Some(now),
             credentials: Credentials::None,
+            trace: None,
         }
     }
 
@@ -173,6 +178,7 @@ impl Server {
             server: self,
             now: None,
             credentials: Credentials::None,
+            trace: None,
         }
     }
 
@@ -219,6 +225,14 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// The same client, whose requests belong to a trace.
+    pub fn in_trace(self, trace: &'a Trace) -> Client<'a> {
+        Client {
+            trace: Some(trace),
+            ..self
+        }
+    }
+
     /// Sends a well-formed envelope and checks that the response belongs to it.
     #[track_caller]
     pub fn call(&self, kind: &str, data: Value) -> Response {
@@ -234,7 +248,11 @@ impl<'a> Client<'a> {
             Credentials::Head(token) => head["auth"] = json!(token),
             Credentials::Header(token) => bearer = Some(format!("Bearer {token}")),
         }
-        let headers: Vec<(&str, &str)> = bearer.iter().map(|b| ("authorization", &**b)).collect();
+        let trace = self.trace.into_iter().flat_map(Trace::headers);
+        let trace: Vec<(&str, String)> = trace.collect();
+        let headers = bearer.iter().map(|b| ("authorization", &**b));
+        let headers = headers.chain(trace.iter().map(|(name, value)| (*name, &**value)));
+        let headers: Vec<(&str, &str)> = headers.collect();
         let body = json!({"kind": kind, "head": head, "data": data}).to_string();
         let response = match kind {
             // The debug switch, and what is on its way, are each node's own.

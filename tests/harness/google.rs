@@ -1,7 +1,7 @@
 //! Google on loopback: the publisher service of Pub/Sub, by its gRPC protocol, and the metadata server that
 //! mints ID tokens.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -27,7 +27,7 @@ use super::server::{lock, wall_clock_ms};
 pub struct Published {
     pub topic: String,
     pub message: Value,
-    pub has_attributes: bool,
+    pub attributes: HashMap<String, String>,
     pub has_ordering_key: bool,
 }
 
@@ -69,7 +69,7 @@ struct PubsubMessage {
     #[prost(bytes = "vec", tag = "1")]
     data: Vec<u8>,
     #[prost(map = "string, string", tag = "2")]
-    attributes: std::collections::HashMap<String, String>,
+    attributes: HashMap<String, String>,
     #[prost(string, tag = "5")]
     ordering_key: String,
 }
@@ -147,7 +147,7 @@ async fn publish(State(topics): State<Arc<Topics>>, body: Bytes) -> Response {
         let _ = topics.sender.send(Published {
             topic: request.topic.clone(),
             message: serde_json::from_slice(&message.data).expect("the data is JSON"),
-            has_attributes: !message.attributes.is_empty(),
+            attributes: message.attributes.clone(),
             has_ordering_key: !message.ordering_key.is_empty(),
         });
     }

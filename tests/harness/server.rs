@@ -531,8 +531,11 @@ fn listening_address(line: &str) -> Option<SocketAddr> {
     if !line.contains("listening") {
         return None;
     }
-    let (_, rest) = line.split_once("addr=")?;
-    let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+    let place = line
+        .split_once("addr=")
+        .or_else(|| line.split_once("\"addr\":"));
+    let (_, rest) = place?;
+    let end = rest.find([' ', ',']).unwrap_or(rest.len());
     rest[..end].trim_matches('"').parse().ok()
 }
 

@@ -285,6 +285,7 @@ fn unblocks(objects: &BTreeMap<Id, Arc<Object>>) -> BTreeMap<Key, Entry> {
         for (address, listener) in &object.listeners {
             if listener.enqueued_at.is_some() {
                 let message = Message::Unblock {
+                    trace: None,
                     promise: object.promise.clone(),
                     address: address.clone(),
                 };

@@ -250,6 +250,7 @@ pub fn unblocks(object: &Object) -> impl Iterator<Item = Entry> {
     enqueued.map(|(address, _)| Entry {
         serial: 1,
         message: Message::Unblock {
+            trace: None,
             promise: object.promise.clone(),
             address: address.clone(),
         },

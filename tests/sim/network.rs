@@ -180,6 +180,7 @@ impl Deliver for Wire {
             address,
             body,
             receipt,
+            ..
         } = message;
         let outcome = self.attempt(&address, &body).await;
         receipt.report(outcome);

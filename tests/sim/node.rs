@@ -18,6 +18,7 @@ use resonate::protocol::operation::{Command, Operation, Query};
 use resonate::protocol::record::PromiseState;
 use resonate::protocol::reply::Reply;
 use resonate::store::{Change, Changes, Store};
+use resonate::telemetry::tracer::Tracer;
 use resonate::transport::Table;
 use resonate::transport::poll::{self, Hub};
 use tokio::task::JoinSet;
@@ -77,6 +78,7 @@ impl Node {
             sweep_interval: plan.repair_interval,
             sweep_max: 100,
             unblock_ttl_ms: plan.unblock_ttl_ms,
+            tracer: Tracer::default(),
         });
         let observer = Observer(Arc::downgrade(&outbox));
         let room = observer.room(push_queue());
@@ -297,7 +299,9 @@ impl Hooks for Told {
                 } => {
                     format!("emits execute {id} {version} to {address} at {offer_at}")
                 }
-                Message::Unblock { promise, address } => {
+                Message::Unblock {
+                    promise, address, ..
+                } => {
                     format!("emits unblock {} to {address}", promise.id)
                 }
             });

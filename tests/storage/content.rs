@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use resonate::protocol::trace::Trace;
 use serde_json::{Value, json};
 
 use crate::harness::record;
@@ -21,6 +22,12 @@ const PAST: i64 = 1_577_836_800_000;
 
 /// Everything that text may be, but for the null character.
 const STRANGE: &str = "\u{1}\t\r\n \"'`\\ $1 {{.id}} %s ?1 :a -- /* é ß 漢字 🦀 \u{301}\u{200d}\u{2028}\u{fffd}\u{10ffff}";
+
+/// What one of the tasks is created in.
+fn trace() -> Trace {
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    Trace::read(parent, Some("a=1, b='")).expect("it is well formed")
+}
 
 /// Fills an empty database by way of a controlled server.
 pub fn fill(server: &Server) {
@@ -63,7 +70,8 @@ pub fn fill(server: &Server) {
 
     // Tasks in every state.
     let branch = json!({"resonate:target": record::NOBODY, "resonate:branch": "branch"});
-    noon.create("pending", NOON + DAY, branch);
+    noon.in_trace(&trace())
+        .create("pending", NOON + DAY, branch);
     noon.create(
         "pending.0",
         NOON + DAY,

@@ -115,7 +115,7 @@ fn alerts_ask_for_what_there_is_and_have_a_place_in_the_runbook() {
         let place = format!("docs/operations.md#{}", name.to_lowercase());
         assert_eq!(rule["annotations"]["runbook"], place.as_str());
         assert!(
-            runbook.contains(&format!("### {name}\n")),
+            runbook.contains(&format!("## {name}\n")),
             "docs/operations.md has nothing on {name}"
         );
         assert!(
@@ -125,9 +125,13 @@ fn alerts_ask_for_what_there_is_and_have_a_place_in_the_runbook() {
     }
     let sections = runbook
         .lines()
-        .filter_map(|line| line.strip_prefix("### Resonate"));
+        .filter_map(|line| line.strip_prefix("## Resonate"));
     for section in sections {
         let name = format!("Resonate{section}");
+        // The node exporter's to raise: the server knows nothing of disks.
+        if name == "ResonateDiskFull" {
+            continue;
+        }
         assert!(
             alerts.iter().any(|(alert, _)| *alert == name),
             "there is no alert {name}"

@@ -44,7 +44,7 @@ fn an_execute_is_published_to_the_topic() {
     server.client().create("x", i64::MAX, to("GCPS://p-1/T"));
     let published = fake.next();
     assert_eq!(published.topic, "projects/p-1/topics/T");
-    assert!(!published.has_attributes && !published.has_ordering_key);
+    assert!(published.attributes.is_empty() && !published.has_ordering_key);
     assert_eq!(
         published.message,
         json!({

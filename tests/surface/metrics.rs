@@ -406,6 +406,16 @@ fn what_is_refused_is_counted() {
     reaches(port, "resonate_rate_limited_total{by=\"address\"}", 1.0);
 }
 
+#[test]
+fn spans_that_nobody_takes_are_counted() {
+    let port = free_port();
+    let nowhere = format!("127.0.0.1:{}", free_port());
+    let server = measured(port, &["--observability-otlp-endpoint", &nowhere]);
+    server.call("promise.get", json!({"id": "p"}));
+    let dropped = "resonate_otlp_spans_dropped_total{reason=\"refused\"}";
+    reaches(port, dropped, 1.0);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn the_process_is_measured() {

@@ -21,7 +21,7 @@ use self::channel::Channel;
 use self::desk::Desk;
 use self::lines::Lines;
 use super::session::{Failure, Flags, Session};
-use crate::telemetry::logging;
+use crate::telemetry::logging::{Format, Log};
 
 mod arguments;
 mod channel;
@@ -45,7 +45,7 @@ pub(super) async fn run(session: Session, rust_log: Option<&str>) -> Result<Exit
         let sentence = "--output is for commands that print an answer";
         return Err(Failure::Input(sentence.to_owned()));
     }
-    logging::init(LEVEL, rust_log)?;
+    Log::start(LEVEL, rust_log, Format::Text)?;
     let channel = Arc::new(Channel::new(session.client));
     // Not `serve`, which insists on `initialize` before anything else.
     let server = serve_directly(Desk::new(Arc::clone(&channel)), Lines::stdio(), None);

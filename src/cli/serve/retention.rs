@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::Given;
 
-#[derive(Args)]
+#[derive(Args, Default)]
 #[command(next_help_heading = "Retention")]
 pub(super) struct RetentionFlags {
     /// For how long a tree of promises is kept after the last of them has settled, in milliseconds; 0: for

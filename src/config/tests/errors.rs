@@ -3,7 +3,7 @@
 use super::*;
 
 /// The settings that must be at least 1.
-const AT_LEAST_ONE: [&str; 42] = [
+const AT_LEAST_ONE: [&str; 43] = [
     "auth.refresh_interval",
     "limits.max_address_length",
     "limits.max_heartbeat_tasks",
@@ -44,6 +44,7 @@ const AT_LEAST_ONE: [&str; 42] = [
     "limits.rate_per_address",
     "limits.rate_per_token",
     "retention.after",
+    "observability.slow_request",
     "storage.sqlite.cache_bytes",
     "server.shutdown_timeout",
     "server.port",

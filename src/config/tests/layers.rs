@@ -94,6 +94,31 @@ fn every_layer_beats_the_one_below_for_choices() {
 }
 
 #[test]
+fn the_variable_of_opentelemetry_stands_above_those_of_this_server() {
+    const OTEL: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    let endpoint = |given: Given| {
+        let endpoint = given.config().observability.otlp_endpoint;
+        endpoint.map(|endpoint| endpoint.to_string())
+    };
+    let own = || {
+        let file = given().file("observability.otlp_endpoint = \"file:1\"");
+        file.env("RESONATE_OBSERVABILITY__OTLP_ENDPOINT", "own:1")
+    };
+    let both = || own().env(OTEL, "http://otel:1");
+    let flag = both().flag("observability.otlp_endpoint", "flag:1");
+    assert_eq!(endpoint(given()), None);
+    assert_eq!(endpoint(own()).as_deref(), Some("own:1"));
+    assert_eq!(endpoint(both()).as_deref(), Some("http://otel:1"));
+    assert_eq!(endpoint(flag).as_deref(), Some("flag:1"));
+    // Empty means not set, as OpenTelemetry has it.
+    assert_eq!(endpoint(own().env(OTEL, "")).as_deref(), Some("own:1"));
+    let sentence = "observability.otlp_endpoint must be host:port, or an http or https URL \
+                    without user, query and fragment (from environment variable OTEL_EXPORTER_OTLP_ENDPOINT)";
+    let secret = given().env(OTEL, "https://me:hunter2@collector").error();
+    assert_eq!(secret, sentence);
+}
+
+#[test]
 fn every_layer_replaces_the_list_of_the_one_below() {
     let file = || given().file("server.cors.allow_origins = [\"http://a\", \"http://b\"]");
     let environment = || file().env("RESONATE_SERVER__CORS__ALLOW_ORIGINS", "http://c");

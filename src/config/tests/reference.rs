@@ -60,6 +60,7 @@ fn with_every_key_set_it_still_gives_the_defaults() {
     config.server.url = None;
     // Likewise the address of the API, for metrics.
     assert!(config.observability.metrics_bind.take().is_some());
+    assert!(config.observability.otlp_endpoint.take().is_some());
     assert!(config.server.tls.cert.take().is_some());
     assert!(config.server.tls.key.take().is_some());
     // There is no default database, so the reference can only show one.
@@ -124,7 +125,9 @@ fn every_number_has_its_range_and_what_was_added_says_so() {
         "limits.rate_burst",
         "limits.rate_per_address",
         "limits.rate_per_token",
+        "observability.log_format",
         "observability.metrics_bind",
+        "observability.slow_request",
         "server.body_read_timeout",
         "server.header_read_timeout",
         "server.idle_timeout",

@@ -65,41 +65,24 @@ fn variables_of_others_are_not_worth_a_word() {
 }
 
 #[test]
-fn an_ambient_otlp_endpoint_is_told_not_refused() {
-    assert_eq!(
-        given()
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317")
-            .warnings(),
-        [
-            "environment variable OTEL_EXPORTER_OTLP_ENDPOINT is ignored: \
-          observability.otlp_endpoint is not supported by this version"
-        ]
-    );
-}
-
-#[test]
 fn settings_that_are_not_served_are_refused_whatever_their_source() {
-    for (key, value) in [
-        ("observability.otlp_endpoint", "\"collector:4317\""),
-        ("legacy.rest", "true"),
-    ] {
-        let sentence = format!("{key} is not supported by this version");
-        assert_eq!(
-            given().file(&format!("{key} = {value}")).error(),
-            format!("{sentence} (from resonate.toml)")
-        );
-        let variable = keys::environment_variable(key);
-        assert_eq!(
-            given().env(&variable, value.trim_matches('"')).error(),
-            format!("{sentence} (from environment variable {variable})")
-        );
-    }
+    let (key, value) = ("legacy.rest", "true");
+    let sentence = format!("{key} is not supported by this version");
+    assert_eq!(
+        given().file(&format!("{key} = {value}")).error(),
+        format!("{sentence} (from resonate.toml)")
+    );
+    let variable = keys::environment_variable(key);
+    assert_eq!(
+        given().env(&variable, value.trim_matches('"')).error(),
+        format!("{sentence} (from environment variable {variable})")
+    );
 }
 
 #[test]
 fn defaults_of_settings_that_are_not_served_are_harmless() {
     let config = given()
-        .file("legacy.rest = false\nobservability.otlp_endpoint = \"localhost:4317\"")
+        .file("legacy.rest = false")
         .env("RESONATE_LEGACY__REST", "false")
         .config();
     assert_eq!(config, Config::default());

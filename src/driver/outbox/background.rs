@@ -268,7 +268,10 @@ impl Outbox {
 
     /// Whether the last attempt at it met nobody who took it: no failure to pause after.
     fn was_refused(&self, message: &Message) -> bool {
-        let Message::Unblock { promise, address } = message else {
+        let Message::Unblock {
+            promise, address, ..
+        } = message
+        else {
             return false;
         };
         let key = (promise.id.clone(), address.clone());
@@ -340,6 +343,7 @@ fn message_of(waiting: Waiting, now: Millis) -> Message {
             version,
             address,
             retry_at,
+            trace,
         } => Message::Execute {
             id,
             version,
@@ -350,9 +354,15 @@ fn message_of(waiting: Waiting, now: Millis) -> Message {
             } else {
                 Millis::MAX
             },
+            trace,
+            cause: None,
         },
         Waiting::Unblock {
             promise, address, ..
-        } => Message::Unblock { promise, address },
+        } => Message::Unblock {
+            promise,
+            address,
+            trace: None,
+        },
     }
 }

@@ -26,19 +26,23 @@ use crate::machine::workspace::Message;
 use crate::protocol::address::{self, Address, Rules};
 use crate::protocol::message;
 use crate::protocol::record::{Id, Millis, Promise};
+use crate::protocol::trace::Trace;
 use crate::store::Changes;
 use crate::telemetry::metrics::METRICS;
+use crate::telemetry::tracer::Tracer;
 use crate::transport::health::Health;
 use crate::transport::poll::{self, Hub};
 use crate::transport::{Outcome, Outgoing, Receipt, Room, StreamId, Table};
 
 mod background;
 mod backlog;
+mod delivery;
 mod offers;
 mod peers;
 mod targets;
 
 use backlog::{Backlog, Start};
+use delivery::Delivery;
 use offers::{Offer, Offers, Source};
 pub use peers::Ear;
 pub use targets::{Reason, Target, Targets};
@@ -90,6 +94,8 @@ pub struct Settings {
     pub cluster: Option<Arc<Cluster>>,
     /// `messages.unblock_ttl`: age at which an undelivered `unblock` is given up.
     pub unblock_ttl_ms: Millis,
+    /// Begins the spans of deliveries.
+    pub tracer: Tracer,
 }
 
 /// See the module documentation.
@@ -229,6 +235,8 @@ impl Outbox {
         };
         let transport = transports.table.of(&address);
         let (scheme, queue) = (address.scheme(), address.queue());
+        let delivery = Delivery::begin(&self.settings.tracer, message, scheme);
+        let trace = delivery.trace().cloned();
         let mut is_stale = None;
         let (kind, body, subject) = match message {
             Message::Execute {
@@ -252,14 +260,17 @@ impl Outbox {
                 if is_again {
                     METRICS.delivery_retried(scheme);
                 }
-                let body = message::execute(&self.settings.server_url, id, *version);
+                let url = &self.settings.server_url;
+                let body = message::execute(url, id, *version, trace.as_deref());
                 (
                     "execute",
                     Bytes::from(body),
                     Subject::Execute(id.clone(), *version),
                 )
             }
-            Message::Unblock { promise, address } => {
+            Message::Unblock {
+                promise, address, ..
+            } => {
                 let key = (promise.id.clone(), address.clone());
                 let mut state = self.lock();
                 let is_early = source == Source::Pump && state.backing_off.contains(&key);
@@ -271,12 +282,16 @@ impl Outbox {
                 }
                 state.refused.remove(&key);
                 drop(state);
-                ("unblock", bodies.unblock(promise), Subject::Unblock(key))
+                (
+                    "unblock",
+                    bodies.unblock(promise, trace.as_deref()),
+                    Subject::Unblock(key),
+                )
             }
         };
         METRICS.message(kind);
         let is_refused = Arc::new(AtomicBool::new(false));
-        let mut receipt = self.receipt(subject, scheme, is_refused.clone());
+        let mut receipt = self.receipt(subject, delivery, is_refused.clone());
         if let Some(is_stale) = is_stale {
             receipt = receipt.unless(is_stale);
         }
@@ -285,6 +300,7 @@ impl Outbox {
                 transport.send(Outgoing {
                     address,
                     body,
+                    trace,
                     receipt,
                 });
             }
@@ -307,11 +323,13 @@ impl Outbox {
     fn receipt(
         self: &Arc<Self>,
         subject: Subject,
-        transport: &'static str,
+        delivery: Delivery,
         is_refused: Arc<AtomicBool>,
     ) -> Receipt {
         let outbox = self.clone();
+        let transport = delivery.scheme;
         Receipt::new(move |outcome| {
+            delivery.end(outcome);
             let status = match outcome {
                 Outcome::Delivered | Outcome::Written(_) => "success",
                 Outcome::Failed => "error",
@@ -473,11 +491,11 @@ impl State {
 struct Bodies(Option<(Id, Bytes)>);
 
 impl Bodies {
-    fn unblock(&mut self, promise: &Promise) -> Bytes {
+    fn unblock(&mut self, promise: &Promise, trace: Option<&Trace>) -> Bytes {
         match &self.0 {
             Some((id, body)) if *id == promise.id => body.clone(),
             _ => {
-                let body = Bytes::from(message::unblock(promise));
+                let body = Bytes::from(message::unblock(promise, trace));
                 self.0 = Some((promise.id.clone(), body.clone()));
                 body
             }

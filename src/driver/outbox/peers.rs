@@ -184,17 +184,26 @@ impl Inbox for Ear {
                     version,
                     address,
                     retry_at,
+                    trace,
+                    cause,
                 } => Message::Execute {
                     id,
                     version,
                     address,
                     offer_at: 0,
                     retry_at,
+                    trace,
+                    cause,
                 },
-                Parcel::Unblock { promise, address } => match settled.get(&promise) {
+                Parcel::Unblock {
+                    promise,
+                    address,
+                    trace,
+                } => match settled.get(&promise) {
                     Some(promise) => Message::Unblock {
                         promise: promise.clone(),
                         address,
+                        trace,
                     },
                     // It is offered again when it is due.
                     None => continue,

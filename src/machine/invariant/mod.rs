@@ -113,9 +113,9 @@ impl Entry {
     pub fn key(&self) -> Key {
         match &self.message {
             Message::Execute { id, .. } => Key::Execute(id.clone()),
-            Message::Unblock { promise, address } => {
-                Key::Unblock(promise.id.clone(), address.clone())
-            }
+            Message::Unblock {
+                promise, address, ..
+            } => Key::Unblock(promise.id.clone(), address.clone()),
         }
     }
 }

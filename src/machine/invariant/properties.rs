@@ -463,7 +463,9 @@ pub static PROPERTIES: &[Property] = &[
         "consistent_new_unblock_discharges_its_listener",
         Rule::Entry(|entry, step| match &entry.message {
             Message::Execute { .. } => true,
-            Message::Unblock { promise, address } => {
+            Message::Unblock {
+                promise, address, ..
+            } => {
                 let listens = |p: &PromiseRow| p.listeners.contains(address);
                 step.before.promise(&promise.id).is_some_and(listens)
                     && !step.after.promise(&promise.id).is_some_and(listens)

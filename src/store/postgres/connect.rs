@@ -11,6 +11,9 @@ use crate::store::{Error, Result};
 
 use super::error::{explain_migration, explain_open};
 
+/// By this name the database shows the connections of servers (`application_name`).
+const SERVER_NAME: &str = "resonate";
+
 /// The oldest server version that is supported, as `server_version_num` has it.
 const SERVER_VERSION_MIN: i32 = 150_000;
 
@@ -32,6 +35,14 @@ pub const BUS_SETTINGS: &str = "
     SET jit = off; SET synchronous_commit = off; SET statement_timeout = '10s';
     SET client_min_messages = warning";
 
+/// What a connection is told that reads or fills a whole database: it takes as long as it takes, and goes
+/// from row to row in the order of the ids.
+pub const MOVE_SETTINGS: &str = "
+    SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_sort = off;
+    SET enable_bitmapscan = off; SET jit = off; SET statement_timeout = 0;
+    SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '10s';
+    SET client_min_messages = warning";
+
 /// A database that is ready to be used.
 pub struct Opened {
     /// To make connections with.
@@ -40,28 +51,76 @@ pub struct Opened {
 
 /// Connects, checks what is there, and migrates.
 pub async fn open(url: &str) -> Result<Opened> {
-    // The text of a URL that does not parse may hold a password: say nothing of it.
-    let options = PgConnectOptions::from_str(url)
-        .map_err(|error| Error::Unusable(format!("storage.postgres.url: {error}")))?
-        .application_name("resonate")
-        .disable_statement_logging();
+    let options = options(url, SERVER_NAME)?;
     let place = &place(&options);
-    let connecting = tokio::time::timeout(CONNECT_MAX, options.connect()).await;
-    let mut connection = connecting
-        .map_err(|_| Error::Unusable(format!("the database {place} does not answer")))?
-        .map_err(|error| explain_open(&error, place))?;
-    let quietly = sqlx::raw_sql("SET client_min_messages = warning");
-    let told = quietly.execute(&mut connection).await;
-    told.map_err(|error| explain_open(&error, place))?;
-    check_server(&mut connection, place).await?;
+    let quietly = "SET client_min_messages = warning";
+    let mut connection = connect(&options, place, quietly).await?;
+    check_server(&mut connection, place, Use::Writes).await?;
     migrate(&mut connection, place, &migrations()).await?;
     // It is of no further use either way.
     connection.close().await.ok();
     Ok(Opened { options })
 }
 
+/// How to connect, and by which name the database shows it.
+pub fn options(url: &str, name: &str) -> Result<PgConnectOptions> {
+    // The text of a URL that does not parse may hold a password: say nothing of it.
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|error| Error::Unusable(format!("storage.postgres.url: {error}")))?;
+    Ok(options.application_name(name).disable_statement_logging())
+}
+
+/// Connects, and tells the connection what it is for.
+pub async fn connect(
+    options: &PgConnectOptions,
+    place: &str,
+    settings: &'static str,
+) -> Result<PgConnection> {
+    let connecting = tokio::time::timeout(CONNECT_MAX, options.connect()).await;
+    let mut connection = connecting
+        .map_err(|_| Error::Unusable(format!("the database {place} does not answer")))?
+        .map_err(|error| explain_open(&error, place))?;
+    let told = sqlx::raw_sql(settings).execute(&mut connection).await;
+    told.map_err(|error| explain_open(&error, place))?;
+    Ok(connection)
+}
+
+/// The newest schema version that this release knows.
+pub fn newest_schema() -> i64 {
+    let migrations = migrations();
+    let versions = migrations.iter().map(|migration| migration.version);
+    versions.max().unwrap_or_default()
+}
+
+/// The schema version of a database; none if it has no tables yet.
+pub async fn schema_of(connection: &mut PgConnection, place: &str) -> Result<Option<i64>> {
+    let found = async {
+        let is_new: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NULL")
+            .fetch_one(&mut *connection)
+            .await?;
+        if is_new {
+            return Ok(None);
+        }
+        sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
+            .fetch_one(connection)
+            .await
+    };
+    let found: sqlx::Result<Option<i64>> = found.await;
+    found.map_err(|error| explain_open(&error, place))
+}
+
+/// How many connections servers have to this database.
+pub async fn servers(connection: &mut PgConnection, place: &str) -> Result<i64> {
+    let count = sqlx::query_scalar(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+            AND application_name = $1 AND pid <> pg_backend_pid()",
+    );
+    let count = count.bind(SERVER_NAME).fetch_one(connection).await;
+    count.map_err(|error| explain_open(&error, place))
+}
+
 /// Host, port and database, as errors name them.
-fn place(options: &PgConnectOptions) -> String {
+pub fn place(options: &PgConnectOptions) -> String {
     let database = options.get_database().unwrap_or(options.get_username());
     match options.get_socket() {
         Some(socket) => format!("{database:?} at {}", socket.display()),
@@ -73,7 +132,16 @@ fn place(options: &PgConnectOptions) -> String {
     }
 }
 
-async fn check_server(connection: &mut PgConnection, place: &str) -> Result<()> {
+/// What a database is to be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// A standby will do.
+    Reads,
+    Writes,
+}
+
+/// Refuses what cannot be used.
+pub async fn check_server(connection: &mut PgConnection, place: &str, wanted: Use) -> Result<()> {
     let row = sqlx::query(
         "SELECT current_setting('server_version_num')::int, current_setting('server_version'),
             pg_is_in_recovery(), current_setting('server_encoding')",
@@ -92,7 +160,7 @@ async fn check_server(connection: &mut PgConnection, place: &str) -> Result<()> 
     );
     let objection = if number < SERVER_VERSION_MIN {
         format!("it is PostgreSQL {version}; resonate needs 15 or newer")
-    } else if is_standby {
+    } else if is_standby && wanted == Use::Writes {
         "it is a standby, which takes no writes; name the primary".to_owned()
     } else if encoding != "UTF8" {
         format!("its encoding is {encoding}; resonate needs UTF8")
@@ -105,7 +173,7 @@ async fn check_server(connection: &mut PgConnection, place: &str) -> Result<()> 
 }
 
 /// Migrations that a newer server has applied are tolerated here; [`migrate`] asks whether they may be.
-fn migrations() -> Migrator {
+pub fn migrations() -> Migrator {
     let mut migrations = sqlx::migrate!("migrations/postgres");
     migrations.set_ignore_missing(true);
     migrations
@@ -126,7 +194,8 @@ pub async fn migrate(
     migrated.map_err(|error| explain_migration(error, place))
 }
 
-async fn check_compatibility(
+/// Refuses a schema that only newer servers may use.
+pub async fn check_compatibility(
     connection: &mut PgConnection,
     place: &str,
     newest: i64,

@@ -14,7 +14,7 @@ use sqlx::postgres::{PgArguments, Postgres};
 use sqlx::{Arguments, Encode, Type};
 
 use crate::protocol::record::Schedule;
-use crate::store::rows::{CallbackRow, RowChanges, json, limit};
+use crate::store::rows::{CallbackRow, RowChanges, TaskRow, json, limit};
 use crate::store::{Changes, Error, Result};
 
 use super::revisions::Revisions;
@@ -145,6 +145,7 @@ fn add_tasks(parts: &mut Parts, rows: &RowChanges<'_>) -> Result<()> {
     parts.bind(column(tasks, |row| row.target))?;
     parts.bind(column(tasks, |row| row.queue.as_deref()))?;
     parts.bind(column(tasks, |row| row.resumes()))?;
+    parts.bind(column(tasks, TaskRow::traceparent))?;
     parts.part(sql::write::UPSERT_TASKS)
 }
 

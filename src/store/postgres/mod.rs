@@ -43,9 +43,15 @@ mod connect;
 mod decode;
 mod encode;
 mod error;
+mod inspect;
 mod links;
 mod revisions;
 mod sql;
+mod transfer;
+
+pub use connect::newest_schema;
+pub use inspect::Inspection;
+pub use transfer::{PostgresFill, PostgresSnapshot};
 
 /// How many batches are under way at once; half of the connections at most.
 const WRITERS_MAX: usize = 4;

@@ -175,7 +175,7 @@ pub const DUE_ONLY: &str = due!("= ANY($3::text[])");
 
 /// Executes waiting in queue $1, offered by $2, after ($3, $4, $5), at most $6.
 pub const WAITING_EXECUTES: &str = "
-    SELECT t.retry_at, t.id, t.target, t.version FROM tasks AS t
+    SELECT t.retry_at, t.id, t.target, t.version, t.traceparent FROM tasks AS t
     WHERE t.state = 'pending' AND t.queue = $1 AND t.offer_at <= $2
         AND (t.retry_at, t.id, t.target) > ($3, $4::text, $5::text)
     ORDER BY t.retry_at, t.id LIMIT $6";
@@ -266,6 +266,16 @@ pub const DUMP_SCHEDULES: &str = concat!(
     schedule_columns!(),
     " FROM schedules AS s ORDER BY s.id"
 );
+
+/// Keeps everybody else out until the end of the transaction.
+pub const LOCK_TABLES: &str = "
+    LOCK TABLE promises, tasks, callbacks, listeners, schedules IN ACCESS EXCLUSIVE MODE";
+
+/// How many rows each table has, in the order of [`crate::store::transfer::Counts`].
+pub const COUNTS: &str = "
+    SELECT (SELECT count(*) FROM promises), (SELECT count(*) FROM tasks),
+        (SELECT count(*) FROM callbacks), (SELECT count(*) FROM listeners),
+        (SELECT count(*) FROM schedules)";
 
 /// Deletes everything. Not `TRUNCATE`: readers go on seeing what was there when they began.
 pub const RESET: &str = "
@@ -386,13 +396,14 @@ pub mod write {
     pub const UPSERT_TASKS: &str = "
         tasks_upserted AS (
             INSERT INTO tasks AS t (id, rev, state, version, pid, ttl, expires_at, claimed_at, retry_at,
-                offer_at, releases, target, queue, resumes)
+                offer_at, releases, target, queue, resumes, traceparent)
             SELECT r.id, $1, r.state, r.version, r.pid, r.ttl, r.expires_at, r.claimed_at, r.retry_at,
-                r.offer_at, r.releases, r.target, r.queue, r.resumes
+                r.offer_at, r.releases, r.target, r.queue, r.resumes, r.traceparent
             FROM unnest(?::text[], ?::text[], ?::bigint[], ?::text[], ?::bigint[], ?::bigint[],
-                    ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::text[], ?::text[], ?::text[])
+                    ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::text[], ?::text[], ?::text[],
+                    ?::text[])
                 AS r (id, state, version, pid, ttl, expires_at, claimed_at, retry_at, offer_at,
-                    releases, target, queue, resumes)
+                    releases, target, queue, resumes, traceparent)
             WHERE (SELECT is_current FROM verdict)
             ON CONFLICT (id) DO UPDATE SET rev = excluded.rev, state = excluded.state,
                 version = excluded.version, pid = excluded.pid, ttl = excluded.ttl,

@@ -6,6 +6,7 @@ use crate::protocol::record::PromiseState;
 
 use super::*;
 use crate::store::suite::{insert, pending, plain, schedule, unblocking};
+use crate::store::transfer::{Counts, Fill, Snapshot};
 
 /// A database of a test's own, dropped at its end.
 struct Database {
@@ -71,6 +72,65 @@ async fn open() -> (PostgresStore, Database) {
 }
 
 crate::store::suite::behaviours!(open);
+
+#[async_trait]
+impl crate::store::suite::Place for Database {
+    async fn store(&self) -> Arc<dyn Store> {
+        Arc::new(PostgresStore::open(&self.url(), 4).await.unwrap())
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        Ok(Box::new(PostgresSnapshot::open(&self.url()).await?))
+    }
+
+    async fn fill(&self) -> Result<Box<dyn Fill + '_>> {
+        Ok(Box::new(PostgresFill::open(&self.url()).await?))
+    }
+}
+
+async fn place() -> Database {
+    Database::fresh().await
+}
+
+crate::store::suite::moves!(place);
+
+#[tokio::test]
+async fn what_a_server_uses_is_not_filled_and_what_is_filled_not_served() {
+    let (store, database) = open().await;
+    insert(&store, [plain("p")]).await;
+    let refused = PostgresFill::open(&database.url()).await.err().unwrap();
+    assert!(
+        refused.to_string().contains("resonate servers have"),
+        "{refused}"
+    );
+    store.reset().await.unwrap();
+    store.close().await;
+    let fill = PostgresFill::open(&database.url()).await.unwrap();
+    let url = database.url();
+    let mut starting = tokio::spawn(async move { PostgresStore::open(&url, 1).await });
+    // It has connected, and waits.
+    let is_waiting = async {
+        let mut connection = another(&database).await;
+        loop {
+            let waiting: i64 = sqlx::query_scalar(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                    AND application_name = 'resonate' AND wait_event = 'advisory'",
+            )
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+            if waiting > 0 {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        _ = &mut starting => panic!("a server starts in the middle of an import"),
+        () = is_waiting => {}
+    }
+    Box::new(fill).finish(&Counts::default()).await.unwrap();
+    starting.await.unwrap().unwrap().close().await;
+}
 
 /// Runs statements on the database by hand, as another program would.
 async fn meddle(database: &Database, sql: &str) {

@@ -25,6 +25,8 @@ const ROOM_MAX: usize = 1 << 16;
 const OBJECT_OVERHEAD: usize = 512;
 const TREE_OVERHEAD: usize = 576;
 const ENTRY_OVERHEAD: usize = 96;
+/// What a trace takes beside its state.
+const TRACE_OVERHEAD: usize = 96;
 
 /// See the module documentation.
 pub struct Cache {
@@ -125,9 +127,11 @@ fn bytes_of(object: &Object) -> usize {
     let listeners = object.listeners.keys().map(|id| id.len());
     let resumes = object.task.iter().flat_map(|task| &task.resumes);
     let resumes = resumes.map(|id| id.len());
+    let trace = object.trace.iter();
+    let trace = trace.map(|trace| TRACE_OVERHEAD + trace.state().map_or(0, str::len));
     let trees = tree(tags) + tree(callbacks) + tree(listeners) + tree(resumes);
     let texts = promise.value.as_json().len() + promise.param.as_json().len() + promise.id.len();
-    trees + texts + OBJECT_OVERHEAD
+    trees + texts + trace.sum::<usize>() + OBJECT_OVERHEAD
 }
 
 /// What a collection takes whose entries' texts have these lengths.

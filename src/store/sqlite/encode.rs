@@ -71,6 +71,7 @@ pub fn statements(changes: &Changes) -> Result<Vec<Statement>> {
             row.target,
             &row.queue,
             row.resumes(),
+            row.traceparent(),
         )
     })?;
     all.add(sql::INSERT_CALLBACKS, &rows.callbacks_inserted, |row| {

@@ -92,8 +92,90 @@ pub fn reader_options(writer: &SqliteConnectOptions) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
+/// The options of a connection that reads a file which a server may be using. It leaves nothing behind:
+/// where nobody else would, it takes away the log that SQLite makes to read.
+pub fn reading(path: &Path) -> SqliteConnectOptions {
+    reader_options(&SqliteConnectOptions::new().filename(path)).read_only(!is_at_rest(path))
+}
+
+/// Whether nobody uses a file, and there is no log to be read beside it.
+pub fn is_at_rest(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    !LockFile::is_taken(path) && !Path::new(&log).exists()
+}
+
+/// The newest schema version that this release knows.
+pub fn newest_schema() -> i64 {
+    let versions = MIGRATIONS.iter().map(|migration| migration.version);
+    versions.max().unwrap_or_default()
+}
+
+/// The schema version of a database of ours; none if it has no tables yet.
+///
+/// # Errors
+/// [`Error::Unusable`] when it is not ours.
+pub async fn schema_of(connection: &mut SqliteConnection, path: &Path) -> Result<Option<i64>> {
+    let found = async {
+        let owner: i32 = sqlx::query_scalar("PRAGMA application_id")
+            .fetch_one(&mut *connection)
+            .await?;
+        let is_migrated: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_sqlx_migrations')",
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        let version: Option<i64> = match is_migrated {
+            false => None,
+            true => {
+                sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
+                    .fetch_one(connection)
+                    .await?
+            }
+        };
+        sqlx::Result::Ok((owner, version))
+    };
+    match found.await.map_err(|e| explain_open(&e, path))? {
+        (APPLICATION_ID, version) => Ok(version),
+        (0, None) => Ok(None),
+        _ => Err(Error::Unusable(format!(
+            "{} is a database of another application",
+            path.display()
+        ))),
+    }
+}
+
+/// Refuses a file that another release has written: what is not known of it would be left behind.
+pub async fn expect_current(connection: &mut SqliteConnection, path: &Path) -> Result<()> {
+    let newest = newest_schema();
+    let found = schema_of(connection, path).await?;
+    if found == Some(newest) {
+        return Ok(());
+    }
+    let found = found.map_or("no schema".to_owned(), |version| {
+        format!("schema version {version}")
+    });
+    Err(Error::Unusable(format!(
+        "the database {} has {found}, this resonate needs {newest}: use the release that its server \
+         runs, or start a server of this one on it first",
+        path.display()
+    )))
+}
+
+/// The one name of a file that must be there.
+pub fn existing(path: &Path) -> Result<PathBuf> {
+    let path = canonical(path)?;
+    if path.exists() {
+        return Ok(path);
+    }
+    Err(Error::Unusable(format!(
+        "there is no database {}",
+        path.display()
+    )))
+}
+
 /// The one name of the file, whatever way leads to it; the file need not exist.
-fn canonical(path: &Path) -> Result<PathBuf> {
+pub fn canonical(path: &Path) -> Result<PathBuf> {
     match fs::canonicalize(path) {
         Ok(found) if found.is_dir() => {
             let message = format!("cannot open the database {}: a directory", path.display());
@@ -195,6 +277,15 @@ impl LockFile {
             ))),
             Err(TryLockError::Error(error)) => Err(fail(error)),
         }
+    }
+
+    /// Whether a server, or an import, has the lock of a database. Makes no file.
+    pub fn is_taken(database: &Path) -> bool {
+        let mut path = database.as_os_str().to_owned();
+        path.push(".lock");
+        // Shared, so that two who ask at the same time are not in each other's way.
+        let lock = File::open(path).map(|file| file.try_lock_shared());
+        matches!(lock, Ok(Err(TryLockError::WouldBlock)))
     }
 
     /// Lets another server in.

@@ -42,15 +42,21 @@ use error::classify;
 use file::LockFile;
 use writer::Writer;
 
+mod backup;
 mod cache;
 mod decode;
 mod encode;
 mod error;
 mod file;
+mod inspect;
 mod sql;
+mod transfer;
 mod writer;
 
-pub use file::Durability;
+pub use backup::{copy, expect_unused, verify};
+pub use file::{Durability, newest_schema};
+pub use inspect::{Inspection, inspect};
+pub use transfer::{SqliteFill, SqliteSnapshot};
 
 /// How many reads run at once.
 const READERS_MAX: u32 = 4;

@@ -177,7 +177,7 @@ pub const DUE_ONLY: &str = due!("IN (SELECT value FROM json_each(?3))");
 
 /// Executes waiting in queue ?1, offered by ?2, after (?3, ?4, ?5), at most ?6.
 pub const WAITING_EXECUTES: &str = "
-    SELECT t.retry_at, t.id, t.target, t.version FROM tasks AS t
+    SELECT t.retry_at, t.id, t.target, t.version, t.traceparent FROM tasks AS t
     WHERE t.state = 'pending' AND t.queue = ?1 AND t.offer_at <= ?2
         AND (t.retry_at, t.id, t.target) > (?3, ?4, ?5)
     ORDER BY t.retry_at, t.id LIMIT ?6 + 0";
@@ -271,6 +271,12 @@ pub const DUMP_SCHEDULES: &str = concat!(
     " FROM schedules AS s ORDER BY s.id"
 );
 
+/// How many rows each table has, in the order of [`crate::store::transfer::Counts`].
+pub const COUNTS: &str = "
+    SELECT (SELECT count(*) FROM promises), (SELECT count(*) FROM tasks),
+        (SELECT count(*) FROM callbacks), (SELECT count(*) FROM listeners),
+        (SELECT count(*) FROM schedules)";
+
 /// Deletes everything, referring tables first.
 pub const RESET: [&str; 5] = [
     "DELETE FROM callbacks",
@@ -300,13 +306,13 @@ pub const UPDATE_PROMISES: &str = "
     WHERE promises.id = c.id";
 
 /// Rows `[id, state, version, pid, ttl, expires_at, retry_at, offer_at, claimed_at, releases, target,
-/// queue, resumes]`. `WHERE true` tells SQLite's parser that `ON` does not belong to a join.
+/// queue, resumes, traceparent]`. `WHERE true` tells SQLite's parser that `ON` does not belong to a join.
 pub const UPSERT_TASKS: &str = "
     WITH r (row) AS MATERIALIZED (SELECT value FROM json_each(?))
     INSERT INTO tasks (id, state, version, pid, ttl, expires_at, retry_at, offer_at, claimed_at,
-        releases, target, queue, resumes)
+        releases, target, queue, resumes, traceparent)
     SELECT row ->> 0, row ->> 1, row ->> 2, row ->> 3, row ->> 4, row ->> 5, row ->> 6,
-        row ->> 7, row ->> 8, row ->> 9, row ->> 10, row ->> 11, row ->> 12
+        row ->> 7, row ->> 8, row ->> 9, row ->> 10, row ->> 11, row ->> 12, row ->> 13
     FROM r WHERE true
     ON CONFLICT (id) DO UPDATE SET state = excluded.state, version = excluded.version,
         pid = excluded.pid, ttl = excluded.ttl, expires_at = excluded.expires_at,

@@ -6,6 +6,7 @@ use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
 
 use super::*;
+use crate::store::transfer::{Counts, Fill, Snapshot};
 use crate::store::{Change, Error};
 
 async fn open() -> (SqliteStore, TempDir) {
@@ -20,6 +21,49 @@ async fn open_in(directory: &TempDir) -> Result<SqliteStore> {
 }
 
 crate::store::suite::behaviours!(open);
+
+#[async_trait]
+impl crate::store::suite::Place for TempDir {
+    async fn store(&self) -> Arc<dyn Store> {
+        Arc::new(open_in(self).await.unwrap())
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        let path = self.path().join("test.db");
+        Ok(Box::new(SqliteSnapshot::open(&path).await?))
+    }
+
+    async fn fill(&self) -> Result<Box<dyn Fill + '_>> {
+        let path = self.path().join("test.db");
+        Ok(Box::new(SqliteFill::open(&path).await?))
+    }
+}
+
+async fn place() -> TempDir {
+    TempDir::new().unwrap()
+}
+
+crate::store::suite::moves!(place);
+
+#[tokio::test]
+async fn what_a_server_uses_is_not_filled_and_what_is_filled_not_served() {
+    let (store, directory) = open().await;
+    let path = directory.path().join("test.db");
+    let refused = SqliteFill::open(&path).await.err().unwrap().to_string();
+    assert!(
+        refused.ends_with("is in use by another resonate server"),
+        "{refused}"
+    );
+    store.close().await;
+    let fill = SqliteFill::open(&path).await.unwrap();
+    let refused = open_in(&directory).await.err().unwrap().to_string();
+    assert!(
+        refused.ends_with("is in use by another resonate server"),
+        "{refused}"
+    );
+    Box::new(fill).finish(&Counts::default()).await.unwrap();
+    open_in(&directory).await.unwrap();
+}
 
 /// The same with the objects of the suite in memory.
 mod cached {
@@ -53,6 +97,7 @@ fn object(name: &str) -> Object {
         callbacks: [].into(),
         listeners: [].into(),
         task: None,
+        trace: None,
     }
 }
 

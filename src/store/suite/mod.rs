@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   behaviours!(open);      // async fn open() -> (impl Store, whatever must outlive it)
+//!   moves!(place);          // async fn place() -> impl Place
 //! ```
 
 use std::sync::Arc;
@@ -11,16 +12,19 @@ use crate::machine::object::{Listener, Object, Task};
 use crate::protocol::record::{
     Id, Millis, Promise, PromiseState, Schedule, Tags, TaskState, Value, ValueParts, tag,
 };
+use crate::protocol::trace::Trace;
 
 mod deletion;
 mod ranges;
 mod records;
 mod transactions;
+mod transfer;
 
 pub(crate) use deletion::*;
 pub(crate) use ranges::*;
 pub(crate) use records::*;
 pub(crate) use transactions::*;
+pub(crate) use transfer::*;
 
 /// Declares one test per behaviour.
 macro_rules! behaviours {
@@ -101,6 +105,13 @@ fn data(text: &str) -> Value {
     })
 }
 
+/// The trace of every task that is pending at first, with all that may belong to one.
+pub(crate) fn trace() -> Arc<Trace> {
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let trace = Trace::read(parent, Some("a=1, b@c=\"\\ '"));
+    Arc::new(trace.expect("it is well formed"))
+}
+
 /// A plain pending promise.
 pub(crate) fn plain(name: impl AsRef<str>) -> Object {
     Object {
@@ -118,6 +129,7 @@ pub(crate) fn plain(name: impl AsRef<str>) -> Object {
         callbacks: [].into(),
         listeners: [].into(),
         task: None,
+        trace: None,
     }
 }
 
@@ -131,6 +143,7 @@ pub(crate) fn tagged(name: impl AsRef<str>, pairs: &[(&str, &str)]) -> Object {
 pub(crate) fn pending(name: impl AsRef<str>, target: &str, retry_at: Millis) -> Object {
     let mut object = tagged(name, &[(tag::TARGET, target)]);
     object.armed = true;
+    object.trace = Some(trace());
     object.task = Some(Task {
         retry_at: Some(retry_at),
         offer_at: Some(0),

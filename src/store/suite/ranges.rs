@@ -425,6 +425,7 @@ pub(crate) async fn waiting_messages_come_in_pages(store: &dyn Store) {
         version: 0,
         address: id("poll://any@g/x"),
         retry_at: 10,
+        trace: Some(trace()),
     };
     assert_eq!(all("any@g", MessageKind::Execute).await[0], execute);
     let unblock = Waiting::Unblock {

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Objects that between them use every column in every way.
-fn specimens() -> Vec<Object> {
+pub(crate) fn specimens() -> Vec<Object> {
     let mut settled = tagged("settled", &[(tag::TARGET, "poll://any@g"), ("k", "")]);
     settled.promise.state = PromiseState::RejectedTimedout;
     settled.promise.timeout_at = Millis::MAX;

@@ -83,6 +83,11 @@ impl Metrics {
                 "resonate_retention_oldest_seconds",
                 "Since when the oldest promise that the last retention walk left has been settled; 0 if there is none.",
             ),
+            otlp_spans_dropped: catalogue.counters(
+                "resonate_otlp_spans_dropped_total",
+                "Spans that no OTLP collector got: full (more than it took in time), refused (or not reached).",
+                &["reason"],
+            ),
             queue_jobs: catalogue.gauge(
                 "resonate_queue_jobs",
                 "Requests and internal steps that wait to be put into a batch.",

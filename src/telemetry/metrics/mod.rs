@@ -44,6 +44,7 @@ pub struct Metrics {
     unserved_tasks: IntGauge,
     connections_closed: IntCounterVec,
     rate_limited: IntCounterVec,
+    otlp_spans_dropped: IntCounterVec,
     queue_jobs: IntGauge,
     queue_wait_seconds: Histogram,
     batch_jobs: Histogram,
@@ -166,6 +167,12 @@ impl Metrics {
     /// A request was one too many for its `address` or its `token`.
     pub fn rate_limited(&self, by: &'static str) {
         self.rate_limited.with_label_values(&[by]).inc();
+    }
+
+    /// Spans were not exported (`full`, `refused`).
+    pub fn spans_dropped(&self, reason: &'static str, count: u64) {
+        let dropped = self.otlp_spans_dropped.with_label_values(&[reason]);
+        dropped.inc_by(count);
     }
 
     /// Tasks wait for targets that nobody serves.

@@ -11,10 +11,13 @@ pub type Environment = Vec<(OsString, OsString)>;
 /// Every setting of the server, and of the SDKs, is `RESONATE_…`; the driver of the database reads `PG…`.
 const OWN_PREFIXES: [&str; 2] = ["RESONATE_", "PG"];
 /// Credentials that the server itself uses, by the names that others gave them.
-const OWN_NAMES: [&str; 3] = [
+const OWN_NAMES: [&str; 5] = [
     "GOOGLE_APPLICATION_CREDENTIALS",
     "OTEL_EXPORTER_OTLP_HEADERS",
     "TENSORLAKE_API_KEY",
+    // The trace that the server was started in is not the one that a script belongs to.
+    "TRACEPARENT",
+    "TRACESTATE",
 ];
 const DATABASE_NAME: &str = "DATABASE_URL";
 const DATABASE_SCHEMES: [&str; 3] = ["postgres://", "postgresql://", "mysql://"];
@@ -65,6 +68,7 @@ mod tests {
             ("OTHER", "PostgreSQL://me:secret@db/x"),
             ("TENSORLAKE_API_KEY", "x"),
             ("GOOGLE_APPLICATION_CREDENTIALS", "/key.json"),
+            ("TRACEPARENT", "x"),
         ];
         let variables = variables.map(|(name, value)| (name.into(), value.into()));
         let names: Vec<OsString> = inherited(variables).into_iter().map(|(n, _)| n).collect();

@@ -6,6 +6,7 @@
 //! other, inside the server. A slot (`slots`) is taken for as long as the worker holds its order.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use tokio::sync::oneshot;
 use super::slots::{Deliver, Slots};
 use super::{Outcome, Outgoing, Receipt, Room, Transport};
 use crate::protocol::address::{Address, Bash};
+use crate::protocol::trace::Trace;
 
 pub mod environment;
 pub mod process;
@@ -40,6 +42,8 @@ pub struct Order {
     pub bash: Bash,
     /// The message.
     pub body: Bytes,
+    /// The span that it comes of.
+    pub trace: Option<Arc<Trace>>,
     /// Whom to tell that the order is taken.
     pub receipt: Receipt,
     /// One of the places for running scripts.
@@ -91,6 +95,7 @@ impl Deliver for Ordering {
         let _ = self.orders.send(Order {
             bash,
             body: message.body,
+            trace: message.trace,
             receipt: message.receipt,
             slot: Slot { _held: held },
         });

@@ -51,6 +51,7 @@ impl Rig {
         self.transport.send(Outgoing {
             address: Address::parse("bash:///", &Rules::default()).unwrap(),
             body: Bytes::from(n.to_string()),
+            trace: None,
             receipt: Receipt::new(move |outcome| {
                 let mut outcomes = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
                 outcomes.push((n, outcome));

@@ -145,6 +145,10 @@ impl Deliver for Pusher {
             // Replaces the header that a user name in the address makes.
             .headers(identity.into_iter().collect())
             .body(message.body.clone());
+        let trace = message.trace.iter().flat_map(|trace| trace.headers());
+        let request = trace.fold(request, |request, (name, value)| {
+            request.header(name, value)
+        });
         let response = request.send().await;
         let failure = match &response {
             Ok(response) if response.status().is_success() => None,

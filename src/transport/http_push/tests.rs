@@ -54,6 +54,7 @@ fn send(push: &HttpPush, url: &str) -> oneshot::Receiver<Outcome> {
     push.send(Outgoing {
         address: Address::parse(url, &Rules::default()).unwrap(),
         body: Bytes::from_static(br#"{"kind":"execute"}"#),
+        trace: None,
         receipt: Receipt::new(move |outcome| {
             // A test may have stopped listening.
             let _ = tell.send(outcome);

@@ -70,6 +70,7 @@ fn send(hub: &Hub, address: &str, body: &str) -> Fate {
     hub.send(Outgoing {
         address: Address::parse(address, &Rules::default()).unwrap(),
         body: Bytes::copy_from_slice(body.as_bytes()),
+        trace: None,
         receipt: Receipt::new(move |outcome| *told.0.lock().unwrap() = Some(outcome)),
     });
     fate
@@ -462,6 +463,7 @@ async fn receipts_and_observers_may_call_back() {
     hub.send(Outgoing {
         address: Address::parse("poll://uni@g/x", &Rules::default()).unwrap(),
         body: Bytes::from_static(b"2"),
+        trace: None,
         receipt: Receipt::new(move |_| assert_eq!(again.connections(), 1)),
     });
     assert_eq!(chunk(&mut events).unwrap(), "data: 1\n\n");

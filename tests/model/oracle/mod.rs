@@ -188,6 +188,8 @@ impl Oracle {
             address,
             offer_at: now,
             retry_at,
+            trace: None,
+            cause: None,
         });
     }
 
@@ -207,7 +209,12 @@ impl Oracle {
         for address in listeners {
             self.row("settle: unblock");
             let promise = record.clone();
-            self.put(Message::Unblock { promise, address });
+            let trace = None;
+            self.put(Message::Unblock {
+                promise,
+                address,
+                trace,
+            });
         }
         for awaiter in callbacks {
             self.resume(&awaiter, id);

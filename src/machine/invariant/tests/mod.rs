@@ -82,6 +82,8 @@ pub(super) fn execute(id: &str, version: i64, serial: u64) -> Entry {
             address: WORKER.into(),
             offer_at: NOW,
             retry_at: NOW + RETRY,
+            trace: None,
+            cause: None,
         },
     }
 }
@@ -92,6 +94,7 @@ pub(super) fn unblock(promise: &PromiseRow, address: &str, serial: u64) -> Entry
         message: Message::Unblock {
             promise: promise.record.clone(),
             address: address.into(),
+            trace: None,
         },
     }
 }

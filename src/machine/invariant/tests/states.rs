@@ -275,6 +275,7 @@ fn an_object_answers_for_itself() {
         callbacks: BTreeSet::from(["elsewhere".into()]),
         listeners: BTreeMap::new(),
         task: Some(Task::cleared(TaskState::Halted, 0)),
+        trace: None,
     };
     assert_eq!(check_object(&object, NOW), Ok(()));
     object.armed = false;

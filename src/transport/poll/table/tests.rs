@@ -51,6 +51,7 @@ fn message(address: &str) -> Outgoing {
     Outgoing {
         address: Address::parse(address, &Rules::default()).unwrap(),
         body: Bytes::new(),
+        trace: None,
         receipt: Receipt::new(|_| ()),
     }
 }

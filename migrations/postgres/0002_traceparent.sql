@@ -1,0 +1,4 @@
+-- The trace that a task belongs to: the W3C traceparent of the request that created it, and after a space the
+-- tracestate, if that came with one. Null where there was none. Servers that know only the migrations before
+-- leave it as it is.
+ALTER TABLE tasks ADD COLUMN traceparent TEXT COLLATE "C";
