@@ -17,7 +17,8 @@ impl FromStr for Rule {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORM: &str = "rules such as \"86400000 env=test\": milliseconds, a space, tag=value";
+        const FORM: &str =
+            "rules such as \"86400000 stage=test\": milliseconds, a space, tag=value";
         let (after, pair) = text.trim().split_once(' ').ok_or(FORM)?;
         let (tag, value) = pair.trim_start().split_once('=').ok_or(FORM)?;
         let after_ms: Millis = after.parse().map_err(|_| FORM)?;
@@ -83,20 +84,20 @@ mod tests {
         let rules = Rules {
             after_ms: 1000,
             rules: vec![
-                rule("10 env=test"),
+                rule("10 stage=test"),
                 rule("2000 a:b=c=d"),
                 rule("0 keep=true"),
             ],
         };
         assert_eq!(rules.of(&tags(&[])).0, Some(1000));
-        assert_eq!(rules.of(&tags(&[("env", "test")])).0, Some(10));
-        assert_eq!(rules.of(&tags(&[("env", "prod")])).0, Some(1000));
+        assert_eq!(rules.of(&tags(&[("stage", "test")])).0, Some(10));
+        assert_eq!(rules.of(&tags(&[("stage", "prod")])).0, Some(1000));
         assert_eq!(
-            rules.of(&tags(&[("env", "test"), ("a:b", "c=d")])).0,
+            rules.of(&tags(&[("stage", "test"), ("a:b", "c=d")])).0,
             Some(2000)
         );
         assert_eq!(
-            rules.of(&tags(&[("env", "test"), ("keep", "true")])).0,
+            rules.of(&tags(&[("stage", "test"), ("keep", "true")])).0,
             None
         );
         assert!(rules.is_on() && !Rules::default().is_on());
@@ -108,10 +109,10 @@ mod tests {
     fn what_is_no_rule_is_refused() {
         for text in [
             "",
-            "env=test",
-            "1d env=test",
-            "-1 env=test",
-            "10 env",
+            "stage=test",
+            "1d stage=test",
+            "-1 stage=test",
+            "10 stage",
             "10 =x",
             "10",
         ] {

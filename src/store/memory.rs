@@ -27,6 +27,8 @@ use super::{
 mod transfer;
 mod walks;
 
+use walks::without_obligations;
+
 /// A store in memory.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
@@ -343,18 +345,6 @@ fn behind<'a, T>(
 
 fn is_pending_and_due(promise: &Promise, or_due: Option<Millis>) -> bool {
     promise.state == PromiseState::Pending && or_due.is_some_and(|now| promise.timeout_at <= now)
-}
-
-/// The object as reads outside a batch answer it.
-fn without_obligations(object: &Object) -> Object {
-    Object {
-        promise: object.promise.clone(),
-        armed: object.armed,
-        callbacks: BTreeSet::new(),
-        listeners: BTreeMap::new(),
-        task: object.task.clone(),
-        trace: object.trace.clone(),
-    }
 }
 
 struct MemoryTransaction<'a> {

@@ -126,7 +126,7 @@ fn batches_of_retention_are_bounded_and_its_rules_are_told_apart() {
     assert_eq!(written, ["60000 env=test", "0 keep=true"]);
     assert_eq!(
         rules("1d env=test").error(),
-        "retention.rules must be a list of rules such as \"86400000 env=test\": milliseconds, a space, \
+        "retention.rules must be a list of rules such as \"86400000 stage=test\": milliseconds, a space, \
          tag=value (got \"1d env=test\") (from environment variable RESONATE_RETENTION__RULES)"
     );
 }

@@ -1,8 +1,10 @@
 //! What looks at many objects: whole trees, and pages of everything.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use super::State;
+use crate::machine::object::Object;
 use crate::protocol::lineage::ranges;
 use crate::protocol::record::{Id, Promise, Value};
 use crate::store::{Need, Outline, OutlinePage, TREES_MAX};
@@ -57,5 +59,17 @@ impl State {
             });
         let is_after = |pair: &(Id, Id)| after.is_none_or(|after| pair > after);
         pairs.filter(is_after).take(limit).collect()
+    }
+}
+
+/// The object as reads outside a batch answer it.
+pub(super) fn without_obligations(object: &Object) -> Object {
+    Object {
+        promise: object.promise.clone(),
+        armed: object.armed,
+        callbacks: BTreeSet::new(),
+        listeners: BTreeMap::new(),
+        task: object.task.clone(),
+        trace: object.trace.clone(),
     }
 }
