@@ -201,7 +201,7 @@ fn what_a_server_would_not_start_with_fails() {
 
 /// Pretends that a newer release has used the file.
 fn make_newer(path: &Path) {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
     let changed = runtime.block_on(async {
         let options = SqliteConnectOptions::new().filename(path);
         let mut connection = options.connect().await?;
@@ -210,7 +210,7 @@ fn make_newer(path: &Path) {
             .await?;
         connection.close().await
     });
-    changed.unwrap();
+    changed.expect("the file is a database of ours");
 }
 
 #[test]
