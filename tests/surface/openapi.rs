@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::harness::http::{Connection, Reply};
 use crate::harness::openapi::{description, differs};
 use crate::harness::record;
+use crate::harness::scripts::until;
 use crate::harness::server::{Server, free_port};
 use crate::harness::sse::Stream;
 
@@ -209,10 +210,11 @@ fn is_described(path: &str, reply: &Reply) {
 fn the_other_paths_answer_as_described() {
     let metrics = free_port();
     let server = Server::single_with(&["--observability-metrics-port", &metrics.to_string()]);
-    for path in ["/health", "/ready", "/targets"] {
+    for path in ["/health", "/ready", "/targets", "/retention"] {
         is_described(path, &server.get(path));
     }
     is_described("/targets", &server.get("/targets?limit=many"));
+    is_described("/retention", &server.get("/retention?after=long"));
     let address = SocketAddr::from(([127, 0, 0, 1], metrics));
     let page = Connection::open(address).and_then(|mut c| c.exchange("GET", "/metrics", &[], b""));
     is_described("/metrics", &page.expect("metrics are served"));
@@ -224,6 +226,13 @@ fn the_other_paths_answer_as_described() {
     let page: Value = serde_json::from_str(&server.get("/targets").text()).expect("JSON");
     assert_eq!(page["targets"].as_array().map(Vec::len), Some(2), "{page}");
     assert_eq!(differs("Targets", &page), None);
+    client.create("over", i64::MAX, json!({}));
+    client.settle("over", "resolved");
+    let due = || -> Value {
+        serde_json::from_str(&server.get("/retention?after=1").text()).expect("JSON")
+    };
+    until("something that is over", || due()["due"][0].is_object());
+    assert_eq!(differs("Retention", &due()), None);
 }
 
 #[test]

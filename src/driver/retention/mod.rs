@@ -8,6 +8,7 @@
 //! share the database each walks all of it, and deletes its share of the trees.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use crate::engine::{Engine, Error, STEPS_MAX};
+use crate::machine::object::Object;
 use crate::machine::{Retirement, Step};
 use crate::protocol::record::{Id, Millis};
 use crate::protocol::retention::Rules;
@@ -139,31 +141,31 @@ impl Retention {
                     continue;
                 };
                 settle(engine, &look).await?;
-                if look.promises > self.settings.batch_size {
-                    self.flush(engine, &mut batch).await?;
-                    self.delete_large(engine, &walk, candidate, look).await?;
-                    continue;
-                }
                 if batch.promises + look.promises > self.settings.batch_size {
-                    self.flush(engine, &mut batch).await?;
+                    let kept = self.flush(engine, &mut batch).await?;
+                    oldest_kept = earliest(oldest_kept, kept);
                 }
-                batch.add(&candidate.root, candidate.after_ms, false, look.promises);
+                if look.promises > self.settings.batch_size {
+                    let kept = self.delete_large(engine, &walk, candidate, look).await?;
+                    oldest_kept = earliest(oldest_kept, kept);
+                } else {
+                    batch.add_tree(candidate, look.promises);
+                }
             }
         }
-        self.flush(engine, &mut batch).await?;
-        Ok(oldest_kept)
+        let kept = self.flush(engine, &mut batch).await?;
+        Ok(earliest(oldest_kept, kept))
     }
 
     /// Deletes a tree from its end: each promise goes after those below it, and the root last. Whenever those that
-    /// one look remembers are gone, all that is left has to be over still.
+    /// one look remembers are gone, all that is left has to be over still. Returns as [`Retention::flush`] does.
     async fn delete_large(
         &self,
         engine: &Engine,
         walk: &Walk<'_>,
         candidate: &Candidate,
         mut look: Look,
-    ) -> Result<(), Error> {
-        let after_ms = candidate.after_ms;
+    ) -> Result<Option<Millis>, Error> {
         let mut batch = Batch::default();
         while look.promises > self.settings.batch_size {
             let before = look.promises;
@@ -173,29 +175,37 @@ impl Retention {
                 if batch.promises >= self.settings.batch_size {
                     self.flush(engine, &mut batch).await?;
                 }
-                batch.add(id, after_ms, true, 1);
+                batch.add_part(id, candidate.after_ms);
             }
             self.flush(engine, &mut batch).await?;
             match walk.look(candidate).await? {
                 Some(left) if left.promises < before => look = left,
                 // Somebody is at it again.
-                _ => return Ok(()),
+                _ => return Ok(candidate.settled_at),
             }
         }
-        batch.add(&candidate.root, after_ms, false, look.promises);
+        batch.add_tree(candidate, look.promises);
         self.flush(engine, &mut batch).await
     }
 
-    /// Has a batch deleted, and then rests for as long as it may take.
-    async fn flush(&self, engine: &Engine, batch: &mut Batch) -> Result<(), Error> {
-        let Batch { steps, promises } = std::mem::take(batch);
+    /// Has a batch deleted, and then rests for as long as it may take. Returns the earliest settlement in those of its
+    /// trees that the machine would not let go.
+    async fn flush(&self, engine: &Engine, batch: &mut Batch) -> Result<Option<Millis>, Error> {
+        let Batch {
+            steps,
+            promises,
+            settled,
+        } = std::mem::take(batch);
         if steps.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         engine.until_resumed().await;
         engine.step(steps).await?;
+        let roots: Vec<Id> = settled.keys().cloned().collect();
+        let kept = engine.store().read(&roots).await?;
         sleep(self.time_for(u32::try_from(promises).unwrap_or(u32::MAX))).await;
-        Ok(())
+        let settled_at = |object: &Arc<Object>| settled.get(&object.promise.id).copied();
+        Ok(kept.iter().filter_map(settled_at).min())
     }
 
     /// How long it takes to delete so many promises.
@@ -262,20 +272,34 @@ async fn settle(engine: &Engine, look: &Look) -> Result<(), Error> {
     Ok(())
 }
 
-/// Steps of one transaction, and how many promises they may delete.
+/// Steps of one transaction, how many promises they may delete, and when the first of each tree settled.
 #[derive(Default)]
 struct Batch {
     steps: Vec<Step>,
     promises: usize,
+    settled: BTreeMap<Id, Millis>,
 }
 
 impl Batch {
-    fn add(&mut self, root: &Id, after_ms: Millis, is_part: bool, promises: usize) {
+    fn add_tree(&mut self, candidate: &Candidate, promises: usize) {
+        let root = &candidate.root;
+        self.add(root, candidate.after_ms, false);
+        self.promises += promises;
+        self.settled
+            .extend(candidate.settled_at.map(|at| (root.clone(), at)));
+    }
+
+    /// A promise of a larger tree, with what is left below it.
+    fn add_part(&mut self, id: &Id, after_ms: Millis) {
+        self.add(id, after_ms, true);
+        self.promises += 1;
+    }
+
+    fn add(&mut self, root: &Id, after_ms: Millis, is_part: bool) {
         self.steps.push(Step::Retire(Retirement {
             root: root.clone(),
             after_ms,
             is_part,
         }));
-        self.promises += promises;
     }
 }
