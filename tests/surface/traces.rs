@@ -13,7 +13,7 @@ use crate::harness::scripts::{self, base64};
 use crate::harness::server::{Server, free_port, unique};
 use crate::harness::sink::Sink;
 use crate::harness::sse::Stream;
-use crate::harness::store::forgets_on_restart;
+use crate::harness::store::{Store, forgets_on_restart, store};
 use crate::surface::metrics;
 
 const FAR: i64 = i64::MAX;
@@ -142,20 +142,25 @@ fn a_workflow_is_one_trace_from_the_client_to_its_workers_and_back() {
     });
     assert_eq!(continued.parent_span_id, create.span_id);
     let links: Vec<_> = continued.links.iter().map(|link| &link.span_id).collect();
-    assert_eq!(links, [&settle.span_id]);
-    let told = collector.child(&named(&over), "unblock");
-    assert_eq!(
-        attribute(&told, "resonate.transport").as_deref(),
-        Some("poll")
-    );
-
+    // A server that finds a task waiting, before another has told it, does not know what woke it.
+    let may_be_found = store() == Store::Cluster && links.is_empty();
+    assert!(may_be_found || links == [&settle.span_id], "{links:?}");
+    // Likewise: an `unblock` that a server finds names nothing.
+    let is_told = over["head"]["traceparent"].is_string();
+    assert!(is_told || store() == Store::Cluster, "{over}");
+    if is_told {
+        let told = collector.child(&named(&over), "unblock");
+        let transport = attribute(&told, "resonate.transport");
+        assert_eq!(transport.as_deref(), Some("poll"));
+    }
+    let expected = 16 + usize::from(is_told);
     let orphans = collector.until(|arrived| {
         let of_trace = |span: &&Span| span.trace_id == client.trace_id().to_be_bytes();
         let spans: Vec<&Span> = arrived.spans.iter().filter(of_trace).collect();
         let is_there = |id: &Vec<u8>| spans.iter().any(|span| span.span_id == *id);
         let orphans = spans.iter().filter(|span| !is_there(&span.parent_span_id));
         let names: Vec<String> = orphans.map(|span| span.name.clone()).collect();
-        (spans.len() >= 17).then_some(names)
+        (spans.len() >= expected).then_some(names)
     });
     assert_eq!(orphans, ["client"]);
 }
