@@ -5,7 +5,8 @@
     python3 benches/run.py --rounds 3 --only create-64 get-64
     python3 benches/run.py --stored                 with 1M pending and 10M settled promises stored, and without: rates, start-up,
                                                     memory; fills the database for seven minutes first
-    python3 benches/run.py --retention              creates at a fixed rate while 1M settled promises are deleted, and while none are
+    python3 benches/run.py --retention              creates at a fixed rate while 1M settled promises are deleted, and while none are;
+                                                    rounds of at most 4 s: a server that is stopped for longer begins its walk anew
 
 Every round measures everything once, so that all suffer the same neighbours; each on a fresh database, by a generator on the
 same machine. Figures are medians of the rounds. `hello` is a server of the same HTTP library that does nothing, `echo` sends back
