@@ -33,7 +33,7 @@ impl Default for Retention {
         Retention {
             after: Millis::new(0),
             rules: Vec::new(),
-            batch_size: 50,
+            batch_size: 20,
             rate: 500,
             interval: Millis::new(10 * 60 * 1_000),
         }

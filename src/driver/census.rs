@@ -14,8 +14,8 @@ use crate::telemetry::metrics::METRICS;
 
 use super::outbox::Outbox;
 
-/// Objects counted at a time.
-const PAGE: usize = 5000;
+/// Objects counted at a time: few, so that nobody waits for a processor for long meanwhile.
+const PAGE: usize = 500;
 /// A page is followed by a pause of as many times what it took, and so is a walk.
 const PAUSE_PER_PAGE: u32 = 20;
 /// Pauses between two walks: as many sweep intervals, at least, and so long, at most.

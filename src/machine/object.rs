@@ -136,13 +136,21 @@ pub fn is_expired(promise: &Promise, now: Millis) -> bool {
     promise.state == PromiseState::Pending && promise.timeout_at <= now
 }
 
+/// When the promise settled, as it reads at `now`; none while it is pending.
+pub fn settled_at(promise: &Promise, now: Millis) -> Option<Millis> {
+    match is_expired(promise, now) {
+        true => Some(promise.timeout_at),
+        false => promise.settled_at,
+    }
+}
+
 /// The record as it reads at `now`: past its deadline a stored-pending promise is settled, stamped
 /// with the deadline, without a value.
 pub fn project(promise: &Promise, now: Millis) -> Promise {
     let mut view = promise.clone();
     if is_expired(&view, now) {
         view.state = deadline_state(&view);
-        view.settled_at = Some(view.timeout_at);
+        view.settled_at = settled_at(promise, now);
     }
     view
 }

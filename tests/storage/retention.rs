@@ -10,10 +10,12 @@ use serde_json::json;
 
 use super::crash::dump;
 use crate::harness::database::Database;
+use crate::harness::disk::{Disk, Fault};
 use crate::harness::process::Signal;
 use crate::harness::scripts::until;
-use crate::harness::server::{Server, wall_clock_ms};
-use crate::harness::store::forgets_on_restart;
+use crate::harness::server::{Server, free_port, wall_clock_ms};
+use crate::harness::store::{forgets_on_restart, is_on_files};
+use crate::surface::metrics::{reaches, scrape, value};
 
 /// Trees that are over, of five promises each but one that is larger than a batch.
 const SMALL: usize = 60;
@@ -121,6 +123,37 @@ fn kill_9_leaves_what_the_next_walk_finishes() {
         eprintln!("round {round}: {kills} kills, {halfway} of them halfway");
         assert!(kills > 0);
     }
+}
+
+/// The walk that the disk interrupts is the one that ends: the next would not begin in the time of a test.
+#[test]
+fn a_disk_that_fails_is_waited_for() {
+    if !is_on_files() {
+        return;
+    }
+    let disk = Disk::new();
+    let mut server = Server::on_disk(&disk, &[]);
+    fill(&server);
+    server.signal(Signal::Term);
+    server.wait();
+    let port = free_port();
+    let metrics = port.to_string();
+    let run = [
+        ["--retention-after", "1"],
+        ["--retention-interval", "600000"],
+        ["--retention-rate", "200"],
+        ["--observability-metrics-port", &metrics],
+    ];
+    let run = run.concat().into_iter().map(str::to_owned);
+    let server = server.restart_stopped_with(&run.collect::<Vec<_>>());
+    reaches(port, "resonate_retention_deleted_total", 1.0);
+    disk.fails_with(Fault::Full);
+    server.logs("a retention walk waits for the storage");
+    disk.fails_with(Fault::Nothing);
+    reaches(port, "resonate_retention_walks_total", 1.0);
+    let over = 5 * SMALL + LARGE + 11;
+    let deleted = value(&scrape(port), "resonate_retention_deleted_total");
+    assert_eq!(deleted, over as f64);
 }
 
 /// Both walk; both delete; and what a client creates meanwhile lives on.

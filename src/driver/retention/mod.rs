@@ -25,13 +25,15 @@ use crate::store::{Changes, DeadlineKey};
 use crate::telemetry::metrics::METRICS;
 
 use super::outbox::Outbox;
-use walk::{Candidate, Look, PAGE, Walk, earliest};
+use walk::{Candidate, Look, PAGE, Pace, Walk, earliest};
 
 mod held;
 mod walk;
 
 /// Promises that a walk looks at for each that may be deleted in the same time.
 const LOOKS_PER_DELETION: u32 = 20;
+/// After a storage that did not answer.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// How retention is set up.
 #[derive(Clone, Debug, Default)]
@@ -124,7 +126,7 @@ impl Retention {
     async fn walk(&self, engine: &Engine, outbox: &Outbox) -> Result<Option<Millis>, Error> {
         let page = u32::try_from(PAGE).unwrap_or(u32::MAX);
         let pause = self.time_for(page) / LOOKS_PER_DELETION;
-        let mut walk = self.new_walk(engine, &self.settings.rules, pause);
+        let mut walk = self.new_walk(engine, &self.settings.rules, Pace::Steady(pause));
         walk.survey().await?;
         let mut oldest_kept = None;
         let mut batch = Batch::default();
@@ -200,9 +202,9 @@ impl Retention {
             return Ok(None);
         }
         engine.until_resumed().await;
-        engine.step(steps).await?;
+        patiently(|| engine.step(steps.clone())).await?;
         let roots: Vec<Id> = settled.keys().cloned().collect();
-        let kept = engine.store().read(&roots).await?;
+        let kept = patiently(|| engine.store().read(&roots)).await?;
         sleep(self.time_for(u32::try_from(promises).unwrap_or(u32::MAX))).await;
         let settled_at = |object: &Arc<Object>| settled.get(&object.promise.id).copied();
         Ok(kept.iter().filter_map(settled_at).min())
@@ -213,11 +215,11 @@ impl Retention {
         Duration::from_secs(1).saturating_mul(promises) / self.settings.rate.max(1)
     }
 
-    fn new_walk<'a>(&self, engine: &'a Engine, rules: &'a Rules, pause: Duration) -> Walk<'a> {
+    fn new_walk<'a>(&self, engine: &'a Engine, rules: &'a Rules, pace: Pace) -> Walk<'a> {
         Walk::new(
             engine,
             rules,
-            pause,
+            pace,
             self.walks.fetch_add(1, Ordering::Relaxed),
         )
     }
@@ -231,7 +233,7 @@ impl Retention {
         let Ok(_turn) = self.previewing.try_lock() else {
             return Ok(None);
         };
-        let mut walk = self.new_walk(engine, rules, Duration::ZERO);
+        let mut walk = self.new_walk(engine, rules, Pace::Fast);
         walk.survey().await?;
         let mut due: BTreeMap<String, Due> = BTreeMap::new();
         let (mut promises, mut oldest_kept) = (0, None);
@@ -265,11 +267,31 @@ impl Retention {
 /// Stores as settled what is over by its deadline: only what is stored so is deleted.
 async fn settle(engine: &Engine, look: &Look) -> Result<(), Error> {
     for ids in look.expired.chunks(STEPS_MAX) {
-        engine
-            .step(ids.iter().cloned().map(Step::Promise).collect())
-            .await?;
+        let steps = || ids.iter().cloned().map(Step::Promise).collect();
+        patiently(|| engine.step(steps())).await?;
     }
     Ok(())
+}
+
+/// Tries again while the storage is out: what a walk of hours has seen is as good afterwards.
+async fn patiently<T, E, F>(what: impl Fn() -> F) -> Result<T, Error>
+where
+    E: Into<Error>,
+    F: Future<Output = Result<T, E>>,
+{
+    let mut is_noted = false;
+    loop {
+        match what().await.map_err(Into::into) {
+            Err(Error::Unavailable(reason)) => {
+                if !is_noted {
+                    tracing::warn!(reason, "a retention walk waits for the storage");
+                }
+                is_noted = true;
+                sleep(RETRY_PAUSE).await;
+            }
+            answer => return answer,
+        }
+    }
 }
 
 /// Steps of one transaction, how many promises they may delete, and when the first of each tree settled.

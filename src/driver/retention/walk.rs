@@ -11,16 +11,21 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use tokio::task::yield_now;
+use tokio::time::sleep;
+
 use crate::engine::{Engine, Error};
+use crate::machine::object::settled_at;
 use crate::protocol::lineage::{Chain, is_within, named, ranges};
 use crate::protocol::record::{Id, Millis, Promise, PromiseState};
 use crate::protocol::retention::Rules;
-use crate::store::{Outline, OutlinePage};
+use crate::store::{self, Outline, OutlinePage};
 
 use super::held::Held;
+use super::patiently;
 
-/// Promises of a page.
-pub(super) const PAGE: usize = 512;
+/// Promises of a page: few, so that nobody waits for a processor for long meanwhile.
+pub(super) const PAGE: usize = 128;
 /// The last ids of a tree that a look remembers.
 const TAIL_MAX: usize = 4096;
 /// Promises past their deadline that a look names, and other trees that a tree may hang on; with more it stays.
@@ -31,14 +36,22 @@ const NAMED_MAX: usize = 1000;
 pub(super) struct Walk<'a> {
     engine: &'a Engine,
     rules: &'a Rules,
-    /// Between two pages.
-    pause: Duration,
+    pace: Pace,
     held: Held,
     chain: Chain,
     after: Option<Id>,
     is_at_end: bool,
     /// The tree of the last promise whose root is not there.
     orphaned: Option<Id>,
+}
+
+/// How a walk goes.
+#[derive(Clone, Copy)]
+pub(super) enum Pace {
+    /// With a pause between two pages, and on when a storage that is out answers again.
+    Steady(Duration),
+    /// As fast as it can, for somebody who waits.
+    Fast,
 }
 
 /// A tree of which nothing that was seen speaks against its being over.
@@ -73,11 +86,11 @@ pub(super) struct Look {
 
 impl<'a> Walk<'a> {
     /// A walk that is about to begin.
-    pub fn new(engine: &'a Engine, rules: &'a Rules, pause: Duration, seed: u64) -> Self {
+    pub fn new(engine: &'a Engine, rules: &'a Rules, pace: Pace, seed: u64) -> Self {
         Walk {
             engine,
             rules,
-            pause,
+            pace,
             held: Held::new(seed),
             chain: Chain::default(),
             after: None,
@@ -90,13 +103,9 @@ impl<'a> Walk<'a> {
         self.engine.clock().now()
     }
 
-    /// When a promise has been over for `after_ms`; none while it is unsettled.
+    /// Whether a promise has been settled for `after_ms`.
     fn is_over(promise: &Promise, after_ms: Millis, now: Millis) -> bool {
-        let settled_at = match promise.state {
-            PromiseState::Pending => Some(promise.timeout_at),
-            _ => promise.settled_at,
-        };
-        settled_at.is_some_and(|at| at.saturating_add(after_ms) <= now)
+        settled_at(promise, now).is_some_and(|at| at.saturating_add(after_ms) <= now)
     }
 
     /// Finds out what other trees still need: whose awaiters wait elsewhere, and what is named by promises that are
@@ -105,7 +114,7 @@ impl<'a> Walk<'a> {
         let store = self.engine.store();
         let mut after = None;
         loop {
-            let page = store.callbacks(after.as_ref(), PAGE).await?;
+            let page = self.read(|| store.callbacks(after.as_ref(), PAGE)).await?;
             for (awaited, awaiter) in &page {
                 // What waits for what is below it is in the same tree.
                 if !is_within(awaited, awaiter) {
@@ -235,7 +244,7 @@ impl<'a> Walk<'a> {
                 limit: PAGE,
             };
             loop {
-                let rows = self.engine.store().outlines(&page).await?;
+                let rows = self.read(|| self.engine.store().outlines(&page)).await?;
                 let now = self.now();
                 let mut members = rows
                     .iter()
@@ -266,17 +275,27 @@ impl<'a> Walk<'a> {
             limit: PAGE,
             ..OutlinePage::default()
         };
-        let rows = self.engine.store().outlines(&page).await?;
+        let rows = self.read(|| self.engine.store().outlines(&page)).await?;
         self.is_at_end = rows.len() < PAGE;
         self.after = rows.last().map(|row| row.promise.id.clone());
         Ok(Some(rows))
     }
 
+    async fn read<T, F>(&self, page: impl Fn() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = store::Result<T>>,
+    {
+        match self.pace {
+            Pace::Steady(_) => patiently(page).await,
+            Pace::Fast => Ok(page().await?),
+        }
+    }
+
     async fn rest(&self) {
         self.engine.until_resumed().await;
-        match self.pause {
-            Duration::ZERO => tokio::task::yield_now().await,
-            pause => tokio::time::sleep(pause).await,
+        match self.pace {
+            Pace::Steady(pause) => sleep(pause).await,
+            Pace::Fast => yield_now().await,
         }
     }
 }
