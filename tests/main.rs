@@ -39,6 +39,7 @@ mod harness {
     pub mod sse;
     pub mod store;
     pub mod terminal;
+    pub mod tls;
 }
 
 mod cli {

@@ -5,12 +5,11 @@ use std::net::TcpListener;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ServerConnection, StreamOwned};
 use serde_json::Value;
 
 use crate::harness::http::{Connection, Reply};
+use crate::harness::tls::localhost;
 
 /// Answers one request with these bytes; its URL, and where to see what was asked.
 pub fn answer(bytes: &str) -> (String, mpsc::Receiver<Reply>) {
@@ -90,22 +89,7 @@ pub fn response(status: &str, body: &str) -> String {
 /// A server with TLS that answers every request with nothing: its port, and the issuer of its certificate for
 /// `localhost`.
 pub fn answer_tls() -> (u16, String) {
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().expect("a key can be made");
-    let issuer = CertifiedIssuer::self_signed(authority, key).expect("an issuer can be made");
-    let key = KeyPair::generate().expect("a key can be made");
-    let certificate = CertificateParams::new(vec!["localhost".to_owned()])
-        .and_then(|params| params.signed_by(&key, &issuer))
-        .expect("a certificate can be made");
-    let private = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("TLS has versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], private)
-        .expect("the certificate is good");
+    let (config, issuer) = localhost();
     let config = Arc::new(config);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let port = listener.local_addr().expect("it has an address").port();
@@ -122,5 +106,5 @@ pub fn answer_tls() -> (u16, String) {
             }
         }
     });
-    (port, issuer.pem())
+    (port, issuer)
 }

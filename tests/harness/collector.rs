@@ -34,6 +34,7 @@ use tonic::{Request, Response, Status};
 use super::google::serve;
 use super::http::DEADLINE;
 use super::server::lock;
+use super::tls;
 
 /// Its threads end with the process.
 pub struct Collector {
@@ -143,6 +144,12 @@ impl Collector {
     /// What `observability.otlp_endpoint` is to be.
     pub fn endpoint(&self) -> String {
         self.addr.to_string()
+    }
+
+    /// Where it is behind TLS, and the issuer that has to be trusted, in PEM.
+    pub fn secure(&self) -> (String, String) {
+        let (port, issuer) = tls::terminate(self.addr);
+        (format!("https://localhost:{port}"), issuer)
     }
 
     /// Exports a span, as clients and workers do.

@@ -1,6 +1,8 @@
 //! Traces: W3C trace context from the client through the server to workers, and spans over OTLP
 //! (configuration §2, `observability.otlp_endpoint`).
 
+use std::fs;
+
 use opentelemetry_proto::tonic::trace::v1::Span;
 use resonate::protocol::trace::Trace;
 use serde_json::{Value, json};
@@ -416,6 +418,32 @@ fn a_collector_may_be_spoken_to_over_http() {
         let has_span = arrived.spans.iter().any(|span| span.name == "promise.get");
         (has_span && !arrived.metrics.is_empty()).then_some(())
     });
+}
+
+#[test]
+fn a_collector_behind_tls_has_to_be_trusted() {
+    let collector = Collector::start();
+    let (endpoint, issuer) = collector.secure();
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let trusted = folder.path().join("issuer.pem");
+    fs::write(&trusted, issuer).expect("the folder is writable");
+    let trusted = trusted.to_str().expect("paths are UTF-8");
+    for (protocol, id) in [("grpc", "g"), ("http/protobuf", "h")] {
+        let env = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+        ];
+        let stranger = Server::single_with_env(&[], &env);
+        get_nothing(&stranger);
+        stranger.logs("the OTLP collector does not take what it is sent");
+        let env = [&env[..], &[("SSL_CERT_FILE", trusted)]].concat();
+        let server = Server::single_with_env(&[], &env);
+        server.call("promise.get", json!({"id": id}));
+        collector.until(|arrived| {
+            let is_it = |span: &Span| attribute(span, "resonate.id").as_deref() == Some(id);
+            arrived.spans.iter().any(is_it).then_some(())
+        });
+    }
 }
 
 #[test]
