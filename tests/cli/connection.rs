@@ -163,3 +163,11 @@ fn https_needs_a_certificate_that_is_trusted() {
     let done = run(command(&url, &get).env("SSL_CERT_FILE", &trusted));
     done.expect(0, "{}\n", "");
 }
+
+#[test]
+fn a_storage_that_does_not_answer_fails_the_check_of_readiness() {
+    let (url, asked) = answer(&response("503 Service Unavailable", ""));
+    let told = format!("Error: the storage of {url} does not answer\n");
+    run(&mut command(&url, &["health", "--ready"])).expect(1, "", &told);
+    assert_eq!(asked.recv().unwrap().head.start, "GET /ready HTTP/1.1");
+}
