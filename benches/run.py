@@ -9,7 +9,8 @@
 
 Every round measures everything once, so that all suffer the same neighbours; each on a fresh database, by a generator on the
 same machine. Figures are medians of the rounds. `hello` is a server of the same HTTP library that does nothing, `echo` sends back
-the requests of `create`; `fdatasync` is what one sync for each request would allow. Ratios are medians of each round's.
+the requests of `create`, where it is stored after each has been put into an SQLite file; `fdatasync` is what one sync for each request
+would allow. Ratios are medians of each round's.
 
 $RESONATE_BIN and $LOAD_BIN name other programs than those of this clone; $RESONATE_SERVER_ARGS is added to the server's
 arguments. The databases are in target/: durability is measured on the disk that this is.
@@ -47,8 +48,9 @@ class Row:
     beside: str | None = None
     # Of these only the latencies say something.
     is_rate: bool = True
-    # Measures the HTTP library.
+    # Measures what the server is made of.
     is_floor: bool = False
+    stores: bool = False
     rounds_max: int = 100
 
 
@@ -60,6 +62,7 @@ ROWS = [
     Row("hello-1", "hello, 1 connection", ("hello", *closed(1)), is_floor=True),
     Row("hello-64", "hello, 64", ("hello", *closed(64)), is_floor=True),
     Row("echo-64", "echo, 64", ("create", *closed(64)), "hello-64", is_floor=True),
+    Row("stored-64", "echo that is stored, 64", ("create", *closed(64)), "hello-64", is_floor=True, stores=True),
     Row("create-1", "promise.create, 1", ("create", *closed(1)), "fdatasync"),
     Row("create-64", "promise.create, 64", ("create", *closed(64)), "hello-64"),
     Row("create-256", "promise.create, 256", ("create", *closed(256)), "hello-64"),
@@ -87,8 +90,9 @@ class Bench:
         storage = ["--storage-sqlite-path", self.folder / database]
         return harness.server(self.server_program, storage, self.folder / "server.log")
 
-    def floor(self):
-        return harness.process([self.load_program, "floor"], self.folder / "floor.log")
+    def floor(self, stores):
+        store = ["--store", self.folder / "resonate.db"] if stores else []
+        return harness.process([self.load_program, "floor", *store], self.folder / "floor.log")
 
     def clean(self):
         for left in self.folder.glob("resonate.db*"):
@@ -101,8 +105,7 @@ class Bench:
     def measure(self, row):
         """The figures of a row, once."""
         self.clean()
-        start = self.floor if row.is_floor else self.server
-        with start() as server:
+        with self.floor(row.stores) if row.is_floor else self.server() as server:
             return self.load(server.url, row.workload)
 
     def syncs_per_second(self):

@@ -10,6 +10,7 @@
 //! Every workload is bounded in count or time, prints one line of figures, and with `--json` one JSON object.
 #![allow(clippy::print_stdout, reason = "printing figures is what it is for")]
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -56,7 +57,11 @@ struct Args {
 #[derive(Subcommand)]
 enum Workload {
     /// Serves hello over HTTP until it is ended, and sends back what it is sent: what to compare with.
-    Floor,
+    Floor {
+        /// Store what is sent in this new SQLite file before that, synced
+        #[arg(long, value_name = "FILE")]
+        store: Option<PathBuf>,
+    },
     /// `GET /`, for that.
     Hello {
         #[command(flatten)]
@@ -171,8 +176,8 @@ enum Workload {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    if let Workload::Floor = args.workload {
-        return floor::serve().await;
+    if let Workload::Floor { store } = &args.workload {
+        return floor::serve(store.as_deref()).await;
     }
     let client = Client::new(&args.urls, args.poll_url.as_deref()).await?;
     let figures = measure(&client, args.workload).await?;
@@ -187,7 +192,7 @@ async fn main() -> anyhow::Result<()> {
 async fn measure(client: &Client, workload: Workload) -> anyhow::Result<Figures> {
     let prefix = format!("{}-", client.run);
     match workload {
-        Workload::Floor => Figures::new("floor"),
+        Workload::Floor { .. } => Figures::new("floor"),
         Workload::Hello { pace } => pace.drive(client, "hello", Hello).await,
         Workload::Create { pace } => {
             let tags = String::new();
