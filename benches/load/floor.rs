@@ -1,6 +1,9 @@
-//! A server that only says hello, and sends back what it is sent: what the HTTP library costs on this machine, and so the
-//! most that can be asked of any server that is made with it. With a file it stores what it is sent before that: the most that
-//! can be asked of any that is made with sqlx and SQLite besides, and reads, checks and decides nothing.
+//! Servers to compare with: what the libraries cost on this machine, and so the most that can be asked of any server that is
+//! made with them.
+//!
+//! - `GET /` says hello, `POST /` sends back what it is sent: HTTP.
+//! - With a file, `POST /` stores a promise first, which it takes every request to create: HTTP, JSON and SQLite. Nothing is decided, checked,
+//!   limited, counted or fired, and a second promise of an id is an error.
 
 use std::path::Path;
 
@@ -11,23 +14,31 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::serve::ListenerExt;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions, QueryBuilder, SqliteConnection};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
+
+use crate::client::now_ms;
+
+/// Rows of one statement; SQLite has room for 32,766 values.
+const ROWS_MAX: usize = 512;
 
 /// Serves until it is ended; prints where.
 #[allow(clippy::print_stdout, reason = "whoever starts it looks for the port")]
 pub async fn serve(store: Option<&Path>) -> anyhow::Result<()> {
-    let queue = match store {
-        Some(path) => Some(open(path).await?),
-        None => None,
-    };
     let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let router = Router::new();
+    let router = match store {
+        Some(path) => {
+            let create = axum::routing::post(create).with_state(open(path).await?);
+            router.route("/", create)
+        }
+        None => router.route("/", get(|| async { "hello" }).post(echo)),
+    };
     println!("listening addr={}", listener.local_addr()?);
-    let router = Router::new()
-        .route("/", get(|| async { "hello" }).post(echo))
-        .with_state(queue);
     let listener = listener.tap_io(|socket| {
         // A connection that is gone already answers nothing anyway.
         let _ = socket.set_nodelay(true);
@@ -36,25 +47,94 @@ pub async fn serve(store: Option<&Path>) -> anyhow::Result<()> {
     Ok(())
 }
 
-type Waiting = (Bytes, oneshot::Sender<()>);
+async fn echo(body: Bytes) -> Bytes {
+    body
+}
 
-async fn echo(
-    State(queue): State<Option<mpsc::Sender<Waiting>>>,
+/// A request or a reply: of either, what the other has not is left out.
+#[derive(Serialize, Deserialize)]
+struct Envelope<'a, D> {
+    kind: &'a str,
+    #[serde(borrow)]
+    head: Head<'a>,
+    data: D,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head<'a> {
+    corr_id: &'a str,
+    #[serde(default)]
+    status: u16,
+    version: &'a str,
+}
+
+#[derive(Serialize)]
+struct Created<'a> {
+    promise: Promise<'a>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Promise<'a> {
+    id: &'a str,
+    #[serde(default)]
+    state: &'a str,
+    #[serde(borrow)]
+    param: &'a RawValue,
+    #[serde(borrow)]
+    tags: &'a RawValue,
+    timeout_at: i64,
+    #[serde(default)]
+    created_at: i64,
+}
+
+/// A promise to be stored.
+struct Row {
+    id: String,
+    timeout_at: i64,
+    created_at: i64,
+    tags: String,
+    param: String,
+    stored: oneshot::Sender<()>,
+}
+
+async fn create(
+    State(queue): State<mpsc::Sender<Row>>,
     body: Bytes,
-) -> Result<Bytes, StatusCode> {
-    if let Some(queue) = queue {
-        let (stored, is_stored) = oneshot::channel();
-        let sent = queue.send((body.clone(), stored)).await;
-        sent.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
-        is_stored
-            .await
-            .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
-    }
-    Ok(body)
+) -> Result<Vec<u8>, StatusCode> {
+    let request: Envelope<'_, Promise<'_>> =
+        serde_json::from_slice(&body).map_err(|_| StatusCode::BAD_REQUEST)?;
+    let promise = Promise {
+        state: "pending",
+        created_at: i64::try_from(now_ms()).unwrap_or(i64::MAX),
+        ..request.data
+    };
+    let (stored, is_stored) = oneshot::channel();
+    let row = Row {
+        id: promise.id.to_owned(),
+        timeout_at: promise.timeout_at,
+        created_at: promise.created_at,
+        tags: promise.tags.get().to_owned(),
+        param: promise.param.get().to_owned(),
+        stored,
+    };
+    let failed = StatusCode::INTERNAL_SERVER_ERROR;
+    queue.send(row).await.map_err(|_| failed)?;
+    is_stored.await.map_err(|_| failed)?;
+    let reply = Envelope {
+        kind: request.kind,
+        head: Head {
+            status: 200,
+            ..request.head
+        },
+        data: Created { promise },
+    };
+    serde_json::to_vec(&reply).map_err(|_| failed)
 }
 
 /// Stores all that has queued up in one transaction, durably.
-async fn open(path: &Path) -> anyhow::Result<mpsc::Sender<Waiting>> {
+async fn open(path: &Path) -> anyhow::Result<mpsc::Sender<Row>> {
     let mut connection = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
@@ -65,40 +145,41 @@ async fn open(path: &Path) -> anyhow::Result<mpsc::Sender<Waiting>> {
         .connect()
         .await
         .with_context(|| format!("cannot open {}", path.display()))?;
-    sqlx::query("CREATE TABLE stored (id TEXT NOT NULL PRIMARY KEY, body BLOB NOT NULL) STRICT")
-        .execute(&mut connection)
-        .await?;
+    let table = "CREATE TABLE promises (id TEXT NOT NULL PRIMARY KEY, state TEXT NOT NULL, timeout_at INTEGER NOT NULL,
+        created_at INTEGER NOT NULL, settled_at INTEGER, tags TEXT NOT NULL, value TEXT, param TEXT NOT NULL) STRICT";
+    sqlx::query(table).execute(&mut connection).await?;
     let (queue, mut waiting) = mpsc::channel(1024);
     tokio::spawn(async move {
-        let mut ids = 0..u64::MAX;
-        let mut batch = Vec::new();
+        let mut rows = Vec::new();
         loop {
             // Whoever is ready to queue up does so first.
             tokio::task::yield_now().await;
-            if waiting.recv_many(&mut batch, 512).await == 0 {
+            if waiting.recv_many(&mut rows, ROWS_MAX).await == 0 {
                 return;
             }
-            if insert(&mut connection, &mut ids, &batch).await.is_err() {
-                return;
+            if insert(&mut connection, &rows).await.is_err() {
+                // They see that nobody answers.
+                rows.clear();
             }
-            for (_, stored) in batch.drain(..) {
+            for row in rows.drain(..) {
                 // Who has gone needs no answer.
-                let _ = stored.send(());
+                let _ = row.stored.send(());
             }
         }
     });
     Ok(queue)
 }
 
-async fn insert(
-    connection: &mut SqliteConnection,
-    ids: &mut impl Iterator<Item = u64>,
-    batch: &[Waiting],
-) -> sqlx::Result<()> {
-    let mut rows = sqlx::QueryBuilder::new("INSERT INTO stored (id, body) ");
-    rows.push_values(batch.iter().zip(ids), |mut row, ((body, _), id)| {
-        row.push_bind(format!("request-{id:012}"));
-        row.push_bind(&body[..]);
+async fn insert(connection: &mut SqliteConnection, rows: &[Row]) -> sqlx::Result<()> {
+    let mut query =
+        QueryBuilder::new("INSERT INTO promises (id, state, timeout_at, created_at, tags, param) ");
+    query.push_values(rows, |mut values, row| {
+        values.push_bind(&row.id).push("'pending'");
+        values
+            .push_bind(row.timeout_at)
+            .push_bind(row.created_at)
+            .push_bind(&row.tags)
+            .push_bind(&row.param);
     });
-    rows.build().execute(connection).await.map(drop)
+    query.build().execute(connection).await.map(drop)
 }

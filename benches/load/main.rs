@@ -58,7 +58,7 @@ struct Args {
 enum Workload {
     /// Serves hello over HTTP until it is ended, and sends back what it is sent: what to compare with.
     Floor {
-        /// Store what is sent in this new SQLite file before that, synced
+        /// Take every request for a promise.create, and store the promise in this new SQLite file, synced
         #[arg(long, value_name = "FILE")]
         store: Option<PathBuf>,
     },
