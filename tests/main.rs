@@ -26,6 +26,7 @@ mod harness {
     pub mod http;
     pub mod issuer;
     pub mod jwks;
+    pub mod loopback;
     pub mod mcp;
     pub mod openapi;
     pub mod postgres;

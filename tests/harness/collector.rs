@@ -31,8 +31,8 @@ use prost::Message;
 use resonate::protocol::trace::Trace;
 use tonic::{Request, Response, Status};
 
-use super::google::serve;
 use super::http::DEADLINE;
+use super::loopback::serve;
 use super::server::lock;
 use super::tls;
 

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
-use std::thread;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -20,6 +19,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use super::http::DEADLINE;
+use super::loopback::serve;
 use super::server::{lock, wall_clock_ms};
 
 /// A message that was accepted or refused.
@@ -293,24 +293,4 @@ fn base64_url(bytes: &[u8]) -> String {
         }
     }
     text
-}
-
-/// Serves on a thread of its own, which ends with the process.
-pub fn serve(router: Router) -> SocketAddr {
-    let (found, address) = mpsc::channel();
-    thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime starts");
-        runtime.block_on(async {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
-            let listener = listener.expect("a port is free");
-            let addr = listener.local_addr().expect("it has an address");
-            // The test waits for it.
-            let _ = found.send(addr);
-            axum::serve(listener, router).await
-        })
-    });
-    address.recv_timeout(DEADLINE).expect("the fake starts")
 }

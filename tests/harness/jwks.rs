@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::{Value, json};
 
-use super::google::serve;
+use super::loopback::serve;
 use super::server::lock;
 
 /// What a fetch is answered.

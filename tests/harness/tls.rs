@@ -1,17 +1,16 @@
 //! TLS for the servers that tests are.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, mpsc};
-use std::thread;
+use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::http::DEADLINE;
+use super::loopback::listen;
 
 /// What a server needs to be `localhost`, and the issuer that clients have to trust, in PEM.
 pub fn localhost() -> (ServerConfig, String) {
@@ -34,35 +33,21 @@ pub fn localhost() -> (ServerConfig, String) {
     (config, issuer.pem())
 }
 
-/// Hands on what arrives over TLS, for HTTP of any version: the port, and the issuer as above. Its thread ends with the
-/// process.
+/// Hands on what arrives over TLS, for HTTP of any version: the port, and the issuer as above.
 pub fn terminate(to: SocketAddr) -> (u16, String) {
     let (mut config, issuer) = localhost();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    let (found, port) = mpsc::channel();
-    thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime starts");
-        runtime.block_on(async {
-            let listener = TcpListener::bind("127.0.0.1:0").await;
-            let listener = listener.expect("a port is free");
-            let addr = listener.local_addr().expect("it has an address");
-            // The test waits for it.
-            let _ = found.send(addr.port());
-            while let Ok((socket, _)) = listener.accept().await {
-                let acceptor = acceptor.clone();
-                tokio::spawn(async move {
-                    // Fails for who does not trust us.
-                    let mut outside = acceptor.accept(socket).await?;
-                    let mut inside = TcpStream::connect(to).await?;
-                    copy_bidirectional(&mut outside, &mut inside).await
-                });
-            }
-        });
+    let addr = listen(async move |listener| {
+        while let Ok((socket, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                // Fails for who does not trust us.
+                let mut outside = acceptor.accept(socket).await?;
+                let mut inside = TcpStream::connect(to).await?;
+                copy_bidirectional(&mut outside, &mut inside).await
+            });
+        }
     });
-    let port = port.recv_timeout(DEADLINE).expect("the proxy starts");
-    (port, issuer)
+    (addr.port(), issuer)
 }
